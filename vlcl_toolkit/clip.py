@@ -1,0 +1,238 @@
+"""The backbone: one frozen `open_clip` CLIP with its tokenizer, transforms, device and precision.
+
+The miniature and ViT-B/16 are the same class and take the same path. Methods attach to
+`clip.model` and reuse the functions here.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import open_clip
+import torch
+from jaxtyping import Float, Int
+from open_clip.model import CLIP
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.transforms import ImageTransform
+from vlcl_toolkit.weights import hash_weights, load_weights
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TEXTS_AT_ONCE = 512  # bounds the memory of a large prompt ensemble
+
+
+def normalize(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+    """Divide by the L2 norm of the last axis, without an epsilon, as OpenAI's CLIP does."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def encode_tokens(model: CLIP, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n dim"]:
+    """Text features, not normalised, of token ids.
+
+    The tower runs only up to the last end-of-text token of the batch: with a causal mask nothing
+    behind it can reach the pooled position, so the result is the full tower's.
+
+    Args:
+        model: an open_clip CLIP with a causal text tower.
+        tokens: ids with the end-of-text id, the largest of each row, at the pooled position.
+    """
+    ends = tokens.argmax(dim=-1)
+    length = int(ends.max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    x = model.ln_final(x[torch.arange(len(x), device=x.device), ends])
+    projection = model.text_projection
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+class Clip:
+    """A frozen CLIP model ready for use.
+
+    Attributes:
+        model: the `open_clip.model.CLIP`, in eval mode, no parameter requires a gradient.
+        train_transform, eval_transform: image -> normalised float tensor; see `ImageTransform`.
+        weights_sha256: hash of the weights' names, shapes and values, whatever file they came from.
+        image_size, embed_dim: pixels of a side; dimensions of the joint space.
+    """
+
+    def __init__(
+        self,
+        model: CLIP,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        name: str,
+        pretrained: str = "",
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+    ):
+        """Wrap `model` (frozen and moved to `device` in place).
+
+        Raises:
+            UserError: the model is not a plain ViT CLIP, or the device or precision is unknown.
+        """
+        _check_architecture(model, name)
+        if precision not in _DTYPES:
+            raise unknown_name("precision", precision, _DTYPES)
+        self.device = find_device(device)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name, self.pretrained, self.precision = name, pretrained, precision
+        self.image_size: int = model.visual.image_size[0]
+        self.embed_dim: int = model.visual.output_dim
+        mean = getattr(model.visual, "image_mean", open_clip.OPENAI_DATASET_MEAN)
+        std = getattr(model.visual, "image_std", open_clip.OPENAI_DATASET_STD)
+        self.train_transform = ImageTransform(self.image_size, mean, std, augment=True)
+        self.eval_transform = ImageTransform(self.image_size, mean, std, augment=False)
+        self.weights_sha256 = hash_weights(model)
+
+    def __repr__(self) -> str:
+        weights = f"{self.pretrained} {self.weights_sha256[:12]}".strip()
+        return f"Clip({self.name}, {weights}, {self.device}, {self.precision})"
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Context in which the towers run in this model's precision (weights stay float32)."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "n context"]:
+        """Token ids on the model's device."""
+        return self.tokenizer(list(texts)).to(self.device)
+
+    def encode_image(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b dim"]:
+        """Unit-norm float32 features of transformed images."""
+        with self.autocast():
+            features = self.model.visual(images.to(self.device))
+        return normalize(features.float())
+
+    def encode_text(self, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n dim"]:
+        """Unit-norm float32 features of token ids."""
+        with self.autocast():
+            features = encode_tokens(self.model, tokens)
+        return normalize(features.float())
+
+    def class_features(
+        self, class_names: Sequence[str], templates: Sequence[str]
+    ) -> Float[Tensor, "classes dim"]:
+        """Classifier weights: encode every template, normalise, average, normalise again.
+
+        Source: CLIP (Radford et al. 2021), section 3.1.4, prompt ensembling in embedding space.
+        """
+        texts = [template.format(name) for name in class_names for template in templates]
+        tokens = self.tokenize(texts)
+        features = torch.cat([self.encode_text(part) for part in tokens.split(_TEXTS_AT_ONCE)])
+        return normalize(features.unflatten(0, (len(class_names), len(templates))).mean(dim=1))
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor between cosine similarity and logit (100 in OpenAI's models)."""
+        return float(self.model.logit_scale.detach().exp())
+
+    def logits(
+        self,
+        image_features: Float[Tensor, "b dim"],
+        class_features: Float[Tensor, "classes dim"],
+    ) -> Float[Tensor, "b classes"]:
+        """Scaled cosine similarities."""
+        return self.logit_scale * image_features @ class_features.T
+
+
+def load_clip(
+    name: str = "mini",
+    *,
+    pretrained: str | None = None,
+    device: str | torch.device = "auto",
+    precision: Precision = "fp32",
+    checkpoint: str | Path | None = None,
+) -> Clip:
+    """Load a backbone.
+
+    Args:
+        name: "mini" (embedded) or any ViT CLIP of open_clip, e.g. "ViT-B-16-quickgelu".
+        pretrained: a weight set that open_clip knows for that model, e.g. "openai" (fetched once).
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        precision: of the towers; weights are float32 in any case.
+        checkpoint: a local weights file instead of `pretrained`; safetensors or `.pt`/`.pth`
+            (read without pickle).
+
+    Raises:
+        UserError: unknown name, weights or device; a damaged file; a model without ViT towers.
+    """
+    target = find_device(device)  # first: a missing device should not cost a download
+    path = None if checkpoint is None else Path(checkpoint)
+    if name == "mini":
+        from vlcl_toolkit.streams.mini.architecture import load_mini
+
+        if pretrained is not None:
+            raise UserError(f"'mini' has one set of weights; found pretrained={pretrained!r}; omit")
+        model, tokenizer = load_mini(path)
+        source = str(path or "embedded")
+    else:
+        model, source = _load_open_clip(name, pretrained, path)
+        tokenizer = open_clip.get_tokenizer(name)
+    return Clip(model, tokenizer, name=name, pretrained=source, device=target, precision=precision)
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """Resolve "auto" and check that the device exists.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        advice = "use 'cpu' or 'auto'"
+        raise UserError(f"device {str(device)!r} is not there on this machine; {advice}") from error
+    return found
+
+
+def _load_open_clip(
+    name: str, pretrained: str | None, checkpoint: Path | None
+) -> tuple[nn.Module, str]:
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise unknown_name("backbone", name, ["mini", *open_clip.list_models()])
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    resnet = not isinstance(vision.get("layers"), int)  # a ResNet has a list of stages
+    foreign = "timm_model_name" in vision or "hf_model_name" in text or config.get("custom_text")
+    if resnet or foreign or "multimodal_cfg" in config:
+        raise _not_plain(name)
+    if checkpoint is not None:
+        model = open_clip.create_model(name, load_weights=False)
+        load_weights(model, checkpoint)
+        return model, str(checkpoint)
+    known = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        choice = ", ".join(known) or "none"
+        raise UserError(f"{name} needs weights; give pretrained= (known: {choice}) or checkpoint=")
+    if pretrained not in known:
+        raise unknown_name(f"weights of {name}", pretrained, known)
+    try:
+        return open_clip.create_model(name, pretrained=pretrained), pretrained
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        advice = "give a local file with checkpoint="
+        raise UserError(f"cannot load {name}/{pretrained}: {reason}; {advice}") from error
+
+
+def _check_architecture(model: nn.Module, name: str) -> None:
+    # Subclasses and look-alikes run other forward passes than the one in `encode_tokens`.
+    if type(model) is not CLIP or not isinstance(model.visual, VisionTransformer):
+        raise _not_plain(name)
+    if model.attn_mask is None or model.text_pool_type != "argmax":
+        raise _not_plain(name)
+
+
+def _not_plain(name: str) -> UserError:
+    return UserError(
+        f"{name} is not a CLIP with a ViT image tower and a causal text tower; "
+        "choose one that is, e.g. 'mini', 'ViT-B-16-quickgelu' or 'ViT-B-32'"
+    )

@@ -1,0 +1,27 @@
+"""Mistakes of the user, told in one line."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake that the user can repair: what was wrong; what was found; what to do.
+
+    The command line prints the message as one line and exits with code 2. Every other exception is
+    a bug and keeps its traceback.
+    """
+
+
+def unknown_name(kind: str, found: object, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the closest known names.
+
+    Args:
+        kind: what was looked up, e.g. "method".
+        found: what the user wrote.
+        known: every name that would have been right; the first 30 are listed.
+    """
+    names = sorted(known)
+    close = get_close_matches(str(found), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    listing = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
+    return UserError(f"unknown {kind} {found!r}{hint}; known: {listing or 'none'}")

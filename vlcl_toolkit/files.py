@@ -1,0 +1,85 @@
+"""Files: where the packaged data lies, writes that a crash cannot tear, hashes."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from vlcl_toolkit.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_path(*parts: str) -> Path:
+    """Path of a packaged data file: `_data/` inside an installed wheel, `data/` of a checkout.
+
+    The file itself need not exist.
+    """
+    installed = _PACKAGE / "_data"
+    root = installed if installed.is_dir() else _PACKAGE.parent / "data"
+    return root.joinpath(*parts)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create `path` and its parents.
+
+    Raises:
+        UserError: the folder cannot be made (read-only place, a file in the way).
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return path
+
+
+def write_atomic(path: str | Path, content: bytes) -> None:
+    """Replace `path` by `content` so that a crash at any moment leaves the old file or the new one.
+
+    A temporary file in the same folder (a rename across file systems is not atomic) is written,
+    flushed and synced, then renamed over `path`; the folder is synced so that the new name itself
+    survives a power cut.
+
+    Raises:
+        UserError: the disk is full, the place is read-only, ...; the old file is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what killed writers left in `folder`; only the holder of its lock may do so."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    cause = error.strerror or str(error)
+    return UserError(f"cannot write {path}: {cause}; choose another place or make room")

@@ -1,0 +1,211 @@
+"""What is learned, in which order: tasks and streams of tasks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from string import Formatter
+
+from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.seeds import derive_seed
+from vlcl_toolkit.streams.images import ImageData, batches, few_shot_indices, load_batch
+
+__all__ = [
+    "ImageData",
+    "Task",
+    "TaskStream",
+    "batches",
+    "load_batch",
+    "load_stream",
+    "resolve_order",
+    "stream_names",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One data set to learn.
+
+    Attributes:
+        name: unique in its stream.
+        class_names: words of the classes; label `i` means `class_names[i]`.
+        templates: prompts with one "{}" each; training uses the first, tests the whole ensemble.
+        train, validation, test: labelled images; validation may be empty.
+
+    Raises:
+        UserError: no class, a template without exactly one "{}", a label without a class.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    train: ImageData
+    validation: ImageData
+    test: ImageData
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            raise UserError(f"task {self.name!r} has an empty class list; name its classes")
+        if not self.templates:
+            raise UserError(
+                f"task {self.name!r} has no template; give one, e.g. 'a photo of a {{}}.'"
+            )
+        for template in self.templates:
+            if not _is_template(template):
+                raise UserError(
+                    f"a template needs exactly one {{}} for the class name; "
+                    f"task {self.name!r} has {template!r}; repair it"
+                )
+        for split in ("train", "validation", "test"):
+            labels = getattr(self, split).labels
+            if len(labels) and int(labels.max()) >= len(self.class_names):
+                raise UserError(
+                    f"labels of task {self.name!r} must lie in 0..{len(self.class_names) - 1}; "
+                    f"found {int(labels.max())} in its {split} set; name the class or drop it"
+                )
+
+    def prompts(self, template: int = 0) -> list[str]:
+        """One text per class from template number `template`."""
+        return [self.templates[template].format(name) for name in self.class_names]
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)}/{len(self.validation)}/{len(self.test)}"
+        return f"Task({self.name}, {len(self.class_names)} classes, {sizes} images)"
+
+
+def _is_template(text: str) -> bool:
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
+    except ValueError:  # a lone brace
+        return False
+    return fields == [""]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskStream:
+    """Tasks in the order in which they are learned.
+
+    Attributes:
+        id: names the stream in every record, e.g. "mini" or "mini-5shot".
+        tasks: what is learned, first to last.
+        split_id: names the division into train, validation and test sets.
+        held_out: tasks that are tested after every step and never learned.
+
+    Raises:
+        UserError: no task, or two tasks of one name.
+    """
+
+    id: str
+    tasks: tuple[Task, ...]
+    split_id: str
+    held_out: tuple[Task, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise UserError(f"stream {self.id!r} has no task; give at least one")
+        names = [task.name for task in (*self.tasks, *self.held_out)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(f"task names must differ; stream {self.id!r} repeats {twice}; rename")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Task names in order."""
+        return tuple(task.name for task in self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __getitem__(self, key: int | str) -> Task:
+        return self.tasks[_position(self, key)]
+
+    def __repr__(self) -> str:
+        return f"TaskStream({self.id}: {', '.join(self.names)})"
+
+    def reorder(self, order: str | Sequence[int | str]) -> "TaskStream":
+        """The same tasks in another order; see `resolve_order`."""
+        return replace(self, tasks=tuple(self.tasks[i] for i in resolve_order(self, order)))
+
+    def subset(self, keys: Sequence[int | str]) -> "TaskStream":
+        """Only the tasks at `keys` (names or indices), in that order; held-out tasks stay."""
+        return replace(self, tasks=tuple(self[key] for key in keys))
+
+    def few_shot(self, k: int, seed: int = 0) -> "TaskStream":
+        """Keep `k` random training and `min(k, 4)` validation images per class; tests stay whole.
+
+        The id gains the suffix "-<k>shot" (and the seed, if it is not 0).
+        """
+        if k < 1:
+            raise UserError(f"few_shot needs at least one image per class; found {k}")
+
+        def shrink(task: Task) -> Task:
+            draw = derive_seed(seed, task.name)
+            train = few_shot_indices(task.train.labels, k, draw)
+            validation = few_shot_indices(task.validation.labels, min(k, 4), draw)
+            return replace(
+                task,
+                train=task.train.subset(train),
+                validation=task.validation.subset(validation),
+            )
+
+        suffix = f"-{k}shot" + (f"-seed{seed}" if seed else "")
+        return replace(self, id=self.id + suffix, tasks=tuple(map(shrink, self.tasks)))
+
+
+def resolve_order(stream: TaskStream, order: str | Sequence[int | str]) -> tuple[int, ...]:
+    """Positions in `stream` of an order given by names or indices, or as "a,b,c".
+
+    Raises:
+        UserError: an unknown name or index, or not every task exactly once.
+    """
+    keys = [key.strip() for key in order.split(",")] if isinstance(order, str) else list(order)
+    positions = tuple(_position(stream, key) for key in keys)
+    if sorted(positions) != list(range(len(stream))):
+        missing = [name for i, name in enumerate(stream.names) if i not in positions]
+        repeated = [name for i, name in enumerate(stream.names) if positions.count(i) > 1]
+        raise UserError(
+            f"an order names each of the {len(stream)} tasks once; "
+            f"missing: {', '.join(missing) or 'none'}; repeated: {', '.join(repeated) or 'none'}"
+        )
+    return positions
+
+
+def _position(stream: TaskStream, key: int | str) -> int:
+    if key in stream.names:
+        return stream.names.index(str(key))
+    try:
+        index = int(key)
+    except ValueError:
+        raise unknown_name("task", key, stream.names) from None
+    if not -len(stream) <= index < len(stream):
+        raise UserError(
+            f"stream {stream.id!r} has tasks 0..{len(stream) - 1} "
+            f"({', '.join(stream.names)}); found index {index}"
+        )
+    return index % len(stream)
+
+
+def _mini() -> TaskStream:
+    from vlcl_toolkit.streams.mini import mini_stream
+
+    return mini_stream()
+
+
+_STREAMS: dict[str, Callable[[], TaskStream]] = {"mini": _mini}
+
+
+def stream_names() -> tuple[str, ...]:
+    """The names that `load_stream` knows."""
+    return tuple(_STREAMS)
+
+
+def load_stream(name: str = "mini") -> TaskStream:
+    """Load a stream by name.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name not in _STREAMS:
+        raise unknown_name("stream", name, _STREAMS)
+    return _STREAMS[name]()

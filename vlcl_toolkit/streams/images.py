@@ -1,0 +1,90 @@
+"""Labelled images in memory, their order in training, and batches of them."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.seeds import derive_seed, generator, local_seed
+
+
+class ImageData(Dataset):
+    """Labelled uint8 images.
+
+    Attributes:
+        images: uint8 `[N, 3, H, W]`, RGB.
+        labels: int64 `[N]`, counted from 0.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor):
+        """Check and keep both.
+
+        Raises:
+            UserError: wrong type or shape, different lengths, a negative label.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+            raise UserError(f"images must be uint8 [N, 3, H, W]; found {found}; convert them first")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+            raise UserError(f"labels must be int64 [{len(images)}], one per image; found {found}")
+        if len(labels) and int(labels.min()) < 0:
+            raise UserError(f"labels count from 0; found {int(labels.min())}; shift them")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Int64[Tensor, ""]]:
+        return self.images[index], self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        return [self[index] for index in indices]
+
+    def subset(self, indices: Sequence[int] | Int64[Tensor, " n"]) -> "ImageData":
+        """The images at `indices`, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return ImageData(self.images[chosen], self.labels[chosen])
+
+
+def few_shot_indices(labels: Int64[Tensor, " n"], shots: int, seed: int) -> Int64[Tensor, " m"]:
+    """Indices of `shots` random examples per class, ascending; all of a class that has fewer."""
+    shuffled = torch.randperm(len(labels), generator=generator("few-shot", seed))
+    chosen = [shuffled[labels[shuffled] == label][:shots] for label in labels.unique(sorted=True)]
+    return torch.cat(chosen).sort().values if chosen else torch.empty(0, dtype=torch.int64)
+
+
+@lru_cache(maxsize=4)  # one permutation serves a whole epoch
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=generator("order", seed, epoch))
+
+
+def batches(n: int, batch_size: int, step: int, seed: int) -> Int64[Tensor, " b"]:
+    """Indices of the images of optimisation step `step` (from 0).
+
+    Every epoch is a permutation drawn from (seed, epoch); the last, partial batch is kept. Nothing
+    depends on earlier calls, so an interrupted run needs no loader state to go on.
+    """
+    per_epoch = -(-n // batch_size)
+    epoch, position = divmod(step, per_epoch)
+    return _permutation(n, seed, epoch)[position * batch_size :][:batch_size].clone()
+
+
+def load_batch(
+    data: ImageData,
+    indices: Int64[Tensor, " b"],
+    transform: Callable[[Tensor], Tensor],
+    seed: int | None = None,
+) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
+    """Transformed images and labels.
+
+    Args:
+        seed: seeds the transform's random choices; torch's global generator is left as it was.
+            None: the transform draws from the global generator.
+    """
+    with local_seed(None if seed is None else derive_seed("augmentation", seed)):
+        return transform(data.images[indices]), data.labels[indices]

@@ -1,0 +1,73 @@
+"""Weights: read from a file without running code from it, check, load, hash."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vlcl_toolkit.errors import UserError
+
+# OpenAI's own files carry these numbers beside the weights.
+_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read `.safetensors`, or `.pt`/`.pth`/`.bin` with `weights_only=True`.
+
+    A wrapping `{"state_dict": ...}` and the prefix `module.` of multi-GPU runs are removed.
+
+    Raises:
+        UserError: no such file, a damaged file, or one that needs pickle to be read.
+    """
+    if not path.is_file():
+        raise UserError(f"no weights file at {path}; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        advice = "it may be truncated, or need pickle, which is not allowed; fetch or save it again"
+        raise UserError(f"cannot read the weights in {path}: {reason}; {advice}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
+        raise UserError(f"{path} does not hold a table of named tensors; give a state dict")
+    names = {name: name.removeprefix("module.") for name in content}
+    return {new: content[old] for old, new in names.items() if new not in _NOT_WEIGHTS}
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a weights file into `model`, all keys and shapes matching.
+
+    Raises:
+        UserError: the file is missing, damaged or of another model.
+    """
+    state = read_state(path)
+    expected = model.state_dict()
+    wrong = sorted(
+        key
+        for key in expected.keys() | state.keys()
+        if key not in expected or key not in state or expected[key].shape != state[key].shape
+    )
+    if wrong:
+        found = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        advice = "choose the backbone that the file was saved from"
+        raise UserError(f"{path} holds other weights; {len(wrong)} differ ({found}); {advice}")
+    model.load_state_dict(state)
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
