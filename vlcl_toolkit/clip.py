@@ -57,6 +57,7 @@ class Clip:
         train_transform, eval_transform: image -> normalised float tensor; see `ImageTransform`.
         weights_sha256: hash of the weights' names, shapes and values, whatever file they came from.
         image_size, embed_dim: pixels of a side; dimensions of the joint space.
+        holder: name of the method that is attached, or None.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Clip:
         self.train_transform = ImageTransform(self.image_size, mean, std, augment=True)
         self.eval_transform = ImageTransform(self.image_size, mean, std, augment=False)
         self.weights_sha256 = hash_weights(model)
+        self.holder: str | None = None
 
     def __repr__(self) -> str:
         weights = f"{self.pretrained} {self.weights_sha256[:12]}".strip()

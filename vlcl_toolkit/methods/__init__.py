@@ -1,0 +1,24 @@
+"""Methods: how a stream is learned; one file per method, all with the same parts."""
+
+from vlcl_toolkit.methods.base import Method, percent_correct
+from vlcl_toolkit.methods.finetune import Finetune
+from vlcl_toolkit.methods.registry import (
+    make_config,
+    make_method,
+    method_class,
+    method_names,
+    register,
+)
+from vlcl_toolkit.methods.zero_shot import ZeroShot
+
+__all__ = [
+    "Finetune",
+    "Method",
+    "ZeroShot",
+    "make_config",
+    "make_method",
+    "method_class",
+    "method_names",
+    "percent_correct",
+    "register",
+]

@@ -1,0 +1,197 @@
+"""What every continual-learning method is: one interface.
+
+A run calls a method in this order:
+
+    attach
+    for each task:
+        enter_task                      also when a run resumes in the middle of a task
+        begin_task                      once per task
+        for each step: learning_rate, loss, (backward) after_backward, (optimiser) after_step
+        end_task
+        predict                         on every task of the stream
+    detach
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.seeds import derive_seed
+from vlcl_toolkit.streams.base import ImageData, Task, batches, load_batch
+
+
+class Method(ABC):
+    """Says what is trained, what the loss of a batch is, and how an image is classified.
+
+    A method that trains nothing needs only `predict`. One that trains also defines `trainable`,
+    `steps`, `optimizer`, `learning_rate`, `loss`, `state_dict` and `load_state_dict`.
+
+    Attributes:
+        name: under which it is registered.
+        Config: frozen dataclass of its settings; the defaults are the paper's.
+        decision: "sample" (each image decides alone) or "batch" (a test batch decides together).
+        eval_batch_size: images that `predict` gets at once.
+        clip, config: the backbone it attaches to; its settings.
+        task_index, task: the task being learned, set by `enter_task`.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    decision: str = "sample"
+    eval_batch_size: int = 128
+    task_index: int
+    task: Task
+
+    def __init__(self, clip: Clip, config: Any):
+        self.clip, self.config = clip, config
+        self._attached = False
+        self._class_features: dict[Task, Tensor] = {}
+
+    # Attaching to the backbone.
+
+    def attach(self) -> None:
+        """Take hold of the backbone.
+
+        Raises:
+            UserError: a method holds it already.
+        """
+        if self.clip.holder is not None:
+            raise UserError(
+                f"this backbone is held by a method ({self.clip.holder!r}); detach that one, "
+                "or load another backbone"
+            )
+        self.on_attach()
+        self.clip.holder = self.name
+        self._attached = True
+
+    def detach(self) -> None:
+        """Give the backbone back, bit-identical to what it was before `attach`."""
+        if self._attached:
+            self.on_detach()
+            self.forget_class_features()
+            self.clip.holder = None
+            self._attached = False
+
+    def on_attach(self) -> None:  # noqa: B027 (zero-shot changes nothing)
+        """Change the backbone: replace forwards, unfreeze, ..."""
+
+    def on_detach(self) -> None:  # noqa: B027
+        """Undo `on_attach` and everything that training changed, bit for bit."""
+
+    def __enter__(self) -> Self:
+        self.attach()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
+    # Training.
+
+    def enter_task(self, task_index: int, task: Task) -> None:
+        """Turn to task `task_index` (from 0): what is cheap and follows from the task alone.
+
+        Called before `begin_task`, and after `load_state_dict` when a run resumes inside the task.
+        """
+        self.task_index, self.task = task_index, task
+
+    def begin_task(self, task_index: int, task: Task, generator: torch.Generator) -> None:  # noqa: B027
+        """What happens once before the first step; its results belong to `state_dict`.
+
+        Args:
+            generator: a CPU generator seeded by the run's seed and `task_index`.
+        """
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What the optimiser trains in this task, by name, always in the same order."""
+        return {}
+
+    def steps(self, task: Task) -> int:
+        """Number of optimisation steps for this task."""
+        return 0
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """A fresh optimiser for the parameters in `trainable`."""
+        raise NotImplementedError(f"{self.name} trains, so it must define optimizer")
+
+    def learning_rate(self, step: int, task: Task) -> float:
+        """Learning rate of step `step` (from 0), set before the step."""
+        raise NotImplementedError(f"{self.name} trains, so it must define learning_rate")
+
+    def training_batch(
+        self, task: Task, step: int, seed: int
+    ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
+        """Images and labels of step `step`; depends on its arguments alone.
+
+        The default: batches of `config.batch_size` from shuffled epochs, training transform.
+        """
+        indices = batches(len(task.train), self.config.batch_size, step, seed)
+        transform = self.clip.train_transform
+        return load_batch(task.train, indices, transform, derive_seed(seed, step))
+
+    def loss(
+        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+    ) -> dict[str, Tensor]:
+        """Scalars of one batch: "loss" is minimised, the others are only logged."""
+        raise NotImplementedError(f"{self.name} trains, so it must define loss")
+
+    def after_backward(self, step: int) -> None:  # noqa: B027
+        """Change gradients before the optimiser moves (e.g. add a closed-form penalty)."""
+
+    def after_step(self, step: int) -> None:
+        """React to the optimiser's step (e.g. average weights, validate an epoch)."""
+        self.forget_class_features()
+
+    def end_task(self, task_index: int, task: Task) -> None:  # noqa: B027
+        """What happens once after the last step, before every task is tested."""
+
+    # Classifying.
+
+    @abstractmethod
+    def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:
+        """Logits of unlabelled, transformed images over the classes of `task`; no gradient."""
+
+    def class_features(self, task: Task) -> Float[Tensor, "classes dim"]:
+        """Prompt-ensemble features of the task's classes, computed once until weights change."""
+        if task not in self._class_features:
+            with torch.no_grad():
+                features = self.clip.class_features(task.class_names, task.templates)
+            self._class_features[task] = features
+        return self._class_features[task]
+
+    def forget_class_features(self) -> None:
+        """Call whenever the weights of the text tower may have changed."""
+        self._class_features.clear()
+
+    # Saving.
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that was trained or gathered: enough to predict and to go on training."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`, on an attached method."""
+        if state:
+            raise ValueError(f"{self.name} saves nothing, so it cannot load {sorted(state)[:3]}")
+
+
+def percent_correct(
+    predict: Callable[[Tensor], Tensor], clip: Clip, data: ImageData, batch_size: int
+) -> float:
+    """Percent of images whose largest logit is the label's, in file order; nan for no image.
+
+    Args:
+        predict: float images `[b, 3, h, w]` on the model's device -> logits `[b, classes]`.
+    """
+    correct = 0
+    for indices in torch.arange(len(data)).split(batch_size):
+        images, labels = load_batch(data, indices, clip.eval_transform)
+        with torch.no_grad():
+            logits = predict(images.to(clip.device))
+        correct += int((logits.argmax(dim=1).cpu() == labels).sum())
+    return 100 * correct / len(data) if len(data) else float("nan")
