@@ -17,7 +17,8 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1 - /p' Makefile
 
 lab: .venv/.ready ## set up, then open the first notebook in JupyterLab; LAB_ARGS="--no-browser --port 9999"
-	$(IN_ENV) jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" $(LAB_ARGS) notebooks/00_start_here.ipynb
+	$(IN_ENV) jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" \
+		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 # Two workers with one thread each: a file of tests, or a notebook, at a time on each of two cores.
 test: .venv/.ready ## set up, then every test and notebook; TEST_ARGS="-k packaging"

@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock and environment.yml agree; a wheel works outside the checkout."""
+"""pyproject.toml, requirements.lock and environment.yml agree; a wheel works anywhere."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TOOLING = ["pyproject.toml", "requirements.lock", "environment.yml", "Makefile", ".ci/run"]
-# What ties a file to one machine or one host: an address, an index option, a home or a scratch folder.
+# What ties a file to one machine or one host: an address, an index option, somebody's folder.
 MACHINE = re.compile(r"\w+://|index-url|find-links|--hash|/(?:home|root|Users|work|opt|tmp|mnt)/")
 
 
 def lock_pins() -> dict[str, str]:
-    """Name -> version of every line of the lock; a line that is not one exact pin fails the test."""
+    """Name -> version of every line of the lock, each of which must be one exact pin."""
     pins = {}
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         requirement = Requirement(line)
@@ -80,7 +80,6 @@ def test_environment_is_what_the_lock_says():
 @pytest.mark.parametrize("name", TOOLING)
 def test_tooling_names_no_machine_and_no_host(name):
     lines = (ROOT / name).read_text().splitlines()
-    # A shell's own path is the one absolute path that every machine shares; PYTHON= shows a form.
     found = [line for line in lines if MACHINE.search(line)]
     assert found == []
 
