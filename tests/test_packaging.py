@@ -130,7 +130,7 @@ print(vlcl_toolkit.__file__, data_path().resolve(), sep="\\n")
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(installed_wheel)},
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     package = installed_wheel / "vlcl_toolkit"
