@@ -1,0 +1,67 @@
+"""Accuracy, and the four scores of a stream: Transfer, Average, Last, Forgetting.
+
+`a[i, j]` is the accuracy in percent on task j after learning task i, i and j = 1 .. T (rows and
+columns 0 .. T-1 of the array). Transfer, Average and Last are those of ZSCL (Zheng et al. 2023,
+section 5.1); Forgetting is that of Chaudhry et al. 2018, section 3.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from vlcl_toolkit.methods.base import Method, percent_correct
+from vlcl_toolkit.streams.base import ImageData, Task
+
+Vector = Float[np.ndarray, " n"]
+Matrix = Float[np.ndarray, "tasks tasks"]
+
+
+def accuracy(method: Method, data: ImageData, task: Task) -> float:
+    """Percent of `data` that `method` puts into the right class of `task`; nan for no image."""
+
+    def predict(images):  # type: ignore[no-untyped-def]
+        return method.predict(images, task)
+
+    return percent_correct(predict, method.clip, data, method.eval_batch_size)
+
+
+def transfer(matrix: Matrix) -> Vector:
+    """Per task j = 2 .. T: mean accuracy before it is learned, over i < j. Shape [T-1]."""
+    return np.array([matrix[:j, j].mean() for j in range(1, len(matrix))])
+
+
+def average(matrix: Matrix) -> Vector:
+    """Per task: mean accuracy over all rows. Shape [T]."""
+    return matrix.mean(axis=0)
+
+
+def last(matrix: Matrix) -> Vector:
+    """Per task: accuracy after the last task. Shape [T]."""
+    return matrix[-1].copy()
+
+
+def forgetting(matrix: Matrix) -> Vector:
+    """Per task j < T: best accuracy over j <= i < T, minus the last. Shape [T-1]."""
+    final = len(matrix) - 1
+    return np.array([matrix[j:final, j].max() - matrix[final, j] for j in range(final)])
+
+
+def metric_vectors(matrix: Matrix) -> dict[str, Vector]:
+    """The four scores per task.
+
+    Raises:
+        ValueError: the matrix is not square, or empty.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        raise ValueError(f"the accuracy matrix must be square [T, T]; found {matrix.shape}")
+    scores = (transfer, average, last, forgetting)
+    return {score.__name__: score(matrix) for score in scores}
+
+
+def metrics(matrix: Matrix) -> dict[str, float]:
+    """The four scores, means of `metric_vectors`, unrounded.
+
+    One task alone has no Transfer and no Forgetting: nan. So has a matrix with unknown cells.
+    """
+    vectors = metric_vectors(matrix)
+    return {name: float(v.mean()) if len(v) else float("nan") for name, v in vectors.items()}
