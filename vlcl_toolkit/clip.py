@@ -62,7 +62,7 @@ class Clip:
 
     def __init__(
         self,
-        model: CLIP,
+        model: nn.Module,
         tokenizer: Callable[[list[str]], Tensor],
         *,
         name: str,
@@ -79,7 +79,7 @@ class Clip:
         if precision not in _DTYPES:
             raise unknown_name("precision", precision, _DTYPES)
         self.device = find_device(device)
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.model: CLIP = model.to(self.device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.pretrained, self.precision = name, pretrained, precision
         self.image_size: int = model.visual.image_size[0]
@@ -167,10 +167,10 @@ def load_clip(
     target = find_device(device)  # first: a missing device should not cost a download
     path = None if checkpoint is None else Path(checkpoint)
     if name == "mini":
-        from vlcl_toolkit.streams.mini.architecture import load_mini
-
         if pretrained is not None:
             raise UserError(f"'mini' has one set of weights; found pretrained={pretrained!r}; omit")
+        from vlcl_toolkit.streams.mini.architecture import load_mini
+
         model, tokenizer = load_mini(path)
         source = str(path or "embedded")
     else:

@@ -45,7 +45,7 @@ def forgetting(matrix: Matrix) -> Vector:
     return np.array([matrix[j:final, j].max() - matrix[final, j] for j in range(final)])
 
 
-def metric_vectors(matrix: Matrix) -> dict[str, Vector]:
+def metric_vectors(matrix: np.ndarray) -> dict[str, Vector]:
     """The four scores per task.
 
     Raises:
@@ -58,7 +58,7 @@ def metric_vectors(matrix: Matrix) -> dict[str, Vector]:
     return {score.__name__: score(matrix) for score in scores}
 
 
-def metrics(matrix: Matrix) -> dict[str, float]:
+def metrics(matrix: np.ndarray) -> dict[str, float]:
     """The four scores, means of `metric_vectors`, unrounded.
 
     One task alone has no Transfer and no Forgetting: nan. So has a matrix with unknown cells.

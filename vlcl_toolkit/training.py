@@ -96,6 +96,7 @@ def learn(session: Session, seed: int) -> None:
     if not done.rows:  # the frozen backbone, before a method changes it
         session.test(make_method("zero_shot", method.clip), None)
     with method:
+        method.enter_stream(stream)
         session.restore_method()
         for index in range(len(done.rows)):
             session.announce_row(index)

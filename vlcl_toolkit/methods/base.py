@@ -3,6 +3,7 @@
 A run calls a method in this order:
 
     attach
+    enter_stream                        once, before the first task
     for each task:
         enter_task                      also when a run resumes in the middle of a task
         begin_task                      once per task
@@ -14,7 +15,7 @@ A run calls a method in this order:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed
-from vlcl_toolkit.streams.base import ImageData, Task, batches, load_batch
+from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
 
 
 class Method(ABC):
@@ -84,7 +85,7 @@ class Method(ABC):
     def on_detach(self) -> None:  # noqa: B027
         """Undo `on_attach` and everything that training changed, bit for bit."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Method":
         self.attach()
         return self
 
@@ -92,6 +93,9 @@ class Method(ABC):
         self.detach()
 
     # Training.
+
+    def enter_stream(self, stream: TaskStream) -> None:  # noqa: B027
+        """Take what concerns the whole stream, e.g. its reference material."""
 
     def enter_task(self, task_index: int, task: Task) -> None:
         """Turn to task `task_index` (from 0): what is cheap and follows from the task alone.
@@ -188,10 +192,12 @@ def percent_correct(
     Args:
         predict: float images `[b, 3, h, w]` on the model's device -> logits `[b, classes]`.
     """
+    if not len(data):
+        return float("nan")
     correct = 0
     for indices in torch.arange(len(data)).split(batch_size):
         images, labels = load_batch(data, indices, clip.eval_transform)
         with torch.no_grad():
             logits = predict(images.to(clip.device))
         correct += int((logits.argmax(dim=1).cpu() == labels).sum())
-    return 100 * correct / len(data) if len(data) else float("nan")
+    return 100 * correct / len(data)

@@ -4,12 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
 
+from jaxtyping import UInt8
+from torch import Tensor
+
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.images import ImageData, batches, few_shot_indices, load_batch
 
 __all__ = [
     "ImageData",
+    "Reference",
     "Task",
     "TaskStream",
     "batches",
@@ -80,6 +84,21 @@ def _is_template(text: str) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
+class Reference:
+    """Unlabelled material from outside the stream, for methods that distil on it or reject by it.
+
+    Attributes:
+        images: uint8 `[N, 3, H, W]`.
+        sentences: texts of things in general (the part that captions play for ZSCL).
+        class_names: names of things in general (the part that ImageNet's names play for ZSCL-).
+    """
+
+    images: UInt8[Tensor, "n 3 h w"]
+    sentences: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class TaskStream:
     """Tasks in the order in which they are learned.
 
@@ -88,6 +107,7 @@ class TaskStream:
         tasks: what is learned, first to last.
         split_id: names the division into train, validation and test sets.
         held_out: tasks that are tested after every step and never learned.
+        reference: gives the reference material when a method asks for it; None: there is none.
 
     Raises:
         UserError: no task, or two tasks of one name.
@@ -97,6 +117,7 @@ class TaskStream:
     tasks: tuple[Task, ...]
     split_id: str
     held_out: tuple[Task, ...] = ()
+    reference: Callable[[], Reference] | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks:

@@ -1,0 +1,51 @@
+"""Figures. Each function takes a frame and an Axes, draws, and returns the Axes."""
+
+from vlcl_toolkit.plotting.accuracy import (
+    accuracy_bars,
+    accuracy_change,
+    accuracy_matrix,
+    score_cells,
+    unseen_accuracy,
+)
+from vlcl_toolkit.plotting.comparison import learning_rate_curves, method_comparison
+from vlcl_toolkit.plotting.images import (
+    class_probabilities,
+    domain_examples,
+    image_grid,
+    order_strip,
+    show_image,
+)
+from vlcl_toolkit.plotting.pretraining import pretraining_loss, pretraining_zero_shot
+from vlcl_toolkit.plotting.style import (
+    domain_colour,
+    domain_marker,
+    method_colour,
+    method_marker,
+    new_figure,
+    to_png,
+    use_style,
+)
+
+__all__ = [
+    "accuracy_bars",
+    "accuracy_change",
+    "accuracy_matrix",
+    "class_probabilities",
+    "domain_colour",
+    "domain_examples",
+    "domain_marker",
+    "image_grid",
+    "learning_rate_curves",
+    "method_colour",
+    "method_comparison",
+    "method_marker",
+    "new_figure",
+    "order_strip",
+    "pretraining_loss",
+    "pretraining_zero_shot",
+    "score_cells",
+    "show_image",
+    "to_png",
+    "unseen_accuracy",
+    "use_style",
+]

@@ -1,0 +1,84 @@
+"""Methods side by side, and one method over its learning rate."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from vlcl_toolkit.plotting.style import INK, PERCENT, QUIET, method_colour, method_marker
+
+
+def method_comparison(
+    scores: pd.DataFrame, ax: Axes, *, columns: Sequence[str] = ("transfer", "average", "last")
+) -> Axes:
+    """Scores of each method: a small dot per run, a large marker and a number for their mean.
+
+    Args:
+        scores: one row per run (method, seed, order); column "method" and the score columns,
+            percent.
+        columns: the scores to show, left to right.
+    """
+    methods = list(dict.fromkeys(scores["method"]))
+    width = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        runs = scores[scores["method"] == method]
+        places = np.arange(len(columns)) + (number + 0.5) * width - 0.4
+        look = {"color": method_colour(method), "linestyle": "none"}
+        for place, column in zip(places, columns, strict=True):
+            values = runs[column].to_numpy(float)
+            ax.plot(np.full(len(values), place), values, marker="o", ms=4, alpha=0.55, **look)
+            if np.isfinite(values).any():
+                mean = float(np.nanmean(values))
+                ax.text(place, mean, f"  {mean:.1f}", va="center", fontsize=11)
+        means = [runs[column].mean() for column in columns]
+        label = f"{method} ({len(runs)} run{'s' if len(runs) > 1 else ''})"
+        ax.plot(places, means, marker=method_marker(method), ms=11, label=label, **look)
+    ax.set_xticks(range(len(columns)), [column.capitalize() for column in columns])
+    ax.set_xlim(-0.5, len(columns) - 0.5)
+    for edge in range(1, len(columns)):
+        ax.axvline(edge - 0.5, color="#e4e4e4", zorder=0)
+    ax.tick_params(axis="x", length=0)
+    ax.set_ylabel("score (percent, higher is better)")
+    ax.grid(True, axis="y")
+    ax.margins(y=0.12)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def learning_rate_curves(
+    scores: pd.DataFrame, ax: Axes, *, frozen_transfer: float | None = None
+) -> Axes:
+    """What the learning rate buys and costs: accuracy on the task being learned, and Transfer.
+
+    Lines are means over runs, bands reach from the worst run to the best; a vertical line marks
+    the rate with the best mean validation accuracy.
+
+    Args:
+        scores: one row per run; columns "learning_rate", "validation" (mean over the tasks of the
+            validation accuracy right after learning each), "transfer"; percent.
+        frozen_transfer: Transfer of the frozen backbone, drawn as a dashed line.
+    """
+    groups = scores.groupby("learning_rate")
+    looks = {
+        "validation": ("#0072B2", "o", "task just learned (validation)"),
+        "transfer": ("#D55E00", "s", "tasks not yet learned (Transfer)"),
+    }
+    for column, (colour, marker, label) in looks.items():
+        mean, low, high = (groups[column].agg(kind) for kind in ("mean", "min", "max"))
+        ax.fill_between(mean.index, low, high, color=colour, alpha=0.15, lw=0)
+        ax.plot(mean.index, mean, color=colour, marker=marker, label=label)
+    if frozen_transfer is not None:
+        label = "Transfer of the frozen backbone"
+        ax.axhline(frozen_transfer, color=QUIET, ls="--", label=label)
+    best = float(groups["validation"].mean().idxmax())
+    ax.axvline(best, color=INK, lw=1, ls=":", label=f"validation prefers {best:.0e}")
+    ax.set_xscale("log")
+    rates = sorted(groups.groups)
+    ax.set_xticks(rates, [f"{rate:.0e}" for rate in rates], minor=False)
+    ax.minorticks_off()
+    ax.set_xlabel("peak learning rate (log scale)")
+    ax.set_ylabel(PERCENT)
+    ax.grid(True, axis="y")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax

@@ -1,0 +1,121 @@
+"""Pictures of a stream, and what a model thinks of one of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour
+from vlcl_toolkit.streams.base import Task
+
+
+def image_grid(
+    images: UInt8[Tensor, "n 3 h w"], titles: Sequence[str], ax: Axes, *, columns: int = 8
+) -> Axes:
+    """Images row by row, each with its title below.
+
+    Args:
+        images, titles: of one length.
+        columns: images per row.
+    """
+    columns = min(columns, len(images))
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(i, columns)
+        _draw_image(ax, image, column, row * 1.25, title)
+    _fit(ax, columns, -(-len(images) // columns) * 1.25)
+    return ax
+
+
+def domain_examples(tasks: Sequence[Task], ax: Axes, *, columns: int = 8) -> Axes:
+    """A row per task: a training image of each of its first classes, with the class names.
+
+    Args:
+        tasks: e.g. a stream, or `(*stream, *stream.held_out)`.
+        columns: classes shown of each task.
+    """
+    for row, task in enumerate(tasks):
+        y = row * 1.32
+        ax.add_patch(Rectangle((-0.14, y), 0.07, 1, color=domain_colour(task.name), lw=0))
+        ax.text(-0.24, y + 0.5, task.name, ha="right", va="center", fontweight="bold")
+        for column, name in enumerate(task.class_names[:columns]):
+            position = int((task.train.labels == column).nonzero()[0])
+            _draw_image(ax, task.train.images[position], column, y, name)
+    _fit(ax, columns, len(tasks) * 1.32, left=-1.3)
+    return ax
+
+
+def order_strip(tasks: Sequence[Task], ax: Axes, *, label: int = 0) -> Axes:
+    """The order of learning as a strip: one picture per task, numbered, left to right.
+
+    Args:
+        tasks: in the order in which they are learned, e.g. a reordered stream.
+        label: class whose first training image stands for the task.
+    """
+    for column, task in enumerate(tasks):
+        place = column * 1.35
+        position = int((task.train.labels == label % len(task.class_names)).nonzero()[0])
+        _draw_image(ax, task.train.images[position], place, 0, "")
+        ax.add_patch(Rectangle((place, -0.1), 1, 0.08, color=domain_colour(task.name), lw=0))
+        text = f"{column + 1}  {task.name}"
+        ax.text(place + 0.5, 1.22, text, ha="center", va="center", fontweight="bold")
+        if column:
+            tip, tail = (place - 0.04, 0.5), (place - 0.31, 0.5)
+            ax.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "color": QUIET, "lw": 2})
+    _fit(ax, len(tasks) * 1.35 - 0.35, 1.4)
+    return ax
+
+
+def class_probabilities(
+    probabilities: pd.Series, ax: Axes, *, truth: str | None = None, top: int = 5
+) -> Axes:
+    """Bars of the most probable classes; the right one is dark, whether it came first or not.
+
+    Args:
+        probabilities: in [0, 1], by class name.
+        truth: the right class.
+        top: classes shown (and the right one, if it is not among them).
+    """
+    ranked = probabilities.sort_values(ascending=False, kind="stable")
+    shown = ranked.head(top)
+    if truth is not None and truth not in shown.index:
+        shown = pd.concat([shown.iloc[:-1], ranked[[truth]]])
+    percent = 100 * shown.to_numpy(float)
+    rows = np.arange(len(shown))
+    colours = [INK if name == truth else "#b9b9b9" for name in shown.index]
+    ax.barh(rows, percent, color=colours, height=0.66)
+    for row, value in zip(rows, percent, strict=True):
+        ax.text(value + 2, row, f"{value:.0f}", va="center")
+    names = [f"{name} ✓" if name == truth else str(name) for name in shown.index]
+    ax.set_yticks(rows, names)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlim(0, 115)
+    ax.set_xticks([0, 50, 100])
+    ax.tick_params(axis="y", length=0)
+    ax.spines.left.set_visible(False)
+    ax.set_xlabel("probability (percent)")
+    return ax
+
+
+def show_image(image: UInt8[Tensor, "3 h w"], ax: Axes, title: str = "") -> Axes:
+    """One image, its pixels as they are."""
+    _draw_image(ax, image, 0, 0, title)
+    _fit(ax, 1, 1.2 if title else 1)
+    return ax
+
+
+def _draw_image(ax: Axes, image: Tensor, x: float, y: float, title: str) -> None:
+    pixels = torch.movedim(image, 0, -1).numpy()
+    ax.imshow(pixels, extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03), interpolation="nearest")
+    ax.text(x + 0.5, y + 1.1, title, ha="center", va="center", fontsize=11)
+
+
+def _fit(ax: Axes, width: float, height: float, left: float = 0.0) -> None:
+    ax.set_xlim(left, width)
+    ax.set_ylim(height, -0.12)
+    ax.set_aspect("equal")
+    ax.axis("off")

@@ -1,0 +1,46 @@
+"""How the miniature became what it is: its pre-training log."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from vlcl_toolkit.plotting.style import INK, domain_colour, domain_marker
+
+
+def pretraining_loss(log: pd.DataFrame, ax: Axes) -> Axes:
+    """Contrastive loss over the captioned images seen.
+
+    Args:
+        log: columns "samples", "loss".
+    """
+    ax.plot(log["samples"] / 1e6, log["loss"], color=INK)
+    ax.set_ylabel("contrastive loss (nats, lower is better)")
+    return _samples_axis(ax)
+
+
+def pretraining_zero_shot(log: pd.DataFrame, ax: Axes, *, domains: Sequence[str]) -> Axes:
+    """Zero-shot accuracy of each domain, and their mean, over the captioned images seen.
+
+    Args:
+        log: column "samples", and percent by domain (nan where it was not measured).
+        domains: columns to show.
+    """
+    measured = log.dropna(subset=list(domains), how="all")
+    samples = measured["samples"] / 1e6
+    for name in domains:
+        look = {"color": domain_colour(name), "marker": domain_marker(name)}
+        ax.plot(samples, measured[name], label=name, lw=1.5, ms=5, **look)
+    ax.plot(samples, measured[list(domains)].mean(axis=1), color=INK, lw=3.5, label="mean")
+    ax.set_ylim(0, 100)
+    ax.set_yticks(np.arange(0, 101, 20))
+    ax.set_ylabel("zero-shot accuracy\n(percent, higher is better)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return _samples_axis(ax)
+
+
+def _samples_axis(ax: Axes) -> Axes:
+    ax.set_xlabel("captioned images seen (million)")
+    ax.grid(True, axis="y")
+    return ax
