@@ -22,7 +22,13 @@ def tiny_clip(seed: int = 0, **options: object) -> Clip:
         model = CLIP(
             embed_dim=16,
             vision_cfg={"image_size": 32, "patch_size": 16, "width": 64, "layers": 2},
-            text_cfg={"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 2},
+            text_cfg={
+                "context_length": 77,
+                "vocab_size": 49408,
+                "width": 8,
+                "heads": 2,
+                "layers": 2,
+            },
             quick_gelu=True,
         )
     return Clip(model, open_clip.get_tokenizer("ViT-B-32"), name="tiny", **options)

@@ -7,7 +7,7 @@ The miniature and ViT-B/16 are the same class and take the same path. Methods at
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -82,10 +82,11 @@ class Clip:
         self.model: CLIP = model.to(self.device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.pretrained, self.precision = name, pretrained, precision
-        self.image_size: int = model.visual.image_size[0]
-        self.embed_dim: int = model.visual.output_dim
-        mean = getattr(model.visual, "image_mean", open_clip.OPENAI_DATASET_MEAN)
-        std = getattr(model.visual, "image_std", open_clip.OPENAI_DATASET_STD)
+        visual: Any = model.visual
+        self.image_size: int = visual.image_size[0]
+        self.embed_dim: int = visual.output_dim
+        mean = getattr(visual, "image_mean", open_clip.OPENAI_DATASET_MEAN)
+        std = getattr(visual, "image_std", open_clip.OPENAI_DATASET_STD)
         self.train_transform = ImageTransform(self.image_size, mean, std, augment=True)
         self.eval_transform = ImageTransform(self.image_size, mean, std, augment=False)
         self.weights_sha256 = hash_weights(model)

@@ -71,13 +71,17 @@ def make_config(method: str | type[Method], config: Any = None) -> Any:
         wanted = f"None, a mapping or {cls.Config.__qualname__}"
         raise UserError(f"settings of {cls.name} must be {wanted}; found {type(config).__name__}")
     hints = typing.get_type_hints(cls.Config)
+    values = {}
     for key, value in config.items():
         if key not in hints:
             raise unknown_name(f"setting of {cls.name}", key, hints)
         if not _fits(value, hints[key]):
             wanted = getattr(hints[key], "__name__", str(hints[key]))
             raise UserError(f"setting {key} of {cls.name} must be {wanted}; found {value!r}")
-    return cls.Config(**config)
+        options = typing.get_args(hints[key]) or (hints[key],)
+        only_float = type(value) is int and float in options and int not in options
+        values[key] = float(value) if only_float else value
+    return cls.Config(**values)
 
 
 def make_method(method: str | type[Method], clip: Clip, config: Any = None) -> Method:
