@@ -1,0 +1,1 @@
+"""Every exact saving against the plain form, one file per method."""

@@ -1,0 +1,1 @@
+"""Our numbers against those recorded from the official implementations."""
