@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from vlcl_toolkit.plotting.style import (
@@ -16,11 +17,13 @@ from vlcl_toolkit.plotting.style import (
     QUIET,
     domain_colour,
     domain_marker,
+    in_style,
 )
 
 Score = Literal["transfer", "average", "last", "forgetting"]
 
 
+@in_style
 def accuracy_matrix(
     accuracy: pd.DataFrame,
     ax: Axes,
@@ -38,27 +41,25 @@ def accuracy_matrix(
         held_out: `[T+1, H]`, the same rows for tasks that are never learned, shown apart.
         highlight: fade all cells but those that this score is computed from.
     """
-    values = accuracy.to_numpy(float)
-    rows, tasks = values.shape
-    shown = [*_cells(accuracy, 0.0), *([] if held_out is None else _cells(held_out, tasks + 0.35))]
-    names = list(accuracy.columns) + ([] if held_out is None else list(held_out.columns))
-    kept = None if highlight is None else score_cells(tasks, highlight)
-    for x, row, value in shown:
-        faded = kept is not None and not (x < tasks and row > 0 and kept[row - 1, int(x)])
-        _draw_cell(ax, x, row, value, faded=faded)
+    rows, tasks = accuracy.shape
+    kept = np.ones((rows, tasks), bool)
+    if highlight is not None:
+        kept = np.vstack([np.zeros((1, tasks), bool), score_cells(tasks, highlight)])
+    centres = _cells(accuracy, ax, 0.0, kept)
+    if held_out is not None and len(held_out.columns):
+        shown = np.full(held_out.shape, highlight is None)
+        centres |= _cells(held_out, ax, tasks + 0.35, shown)
     for task in range(tasks):
         ax.add_patch(Rectangle((task, task + 1), 1, 1, fill=False, ec=INK, lw=2.5, zorder=3))
-    centres = sorted({x + 0.5 for x, _, _ in shown})
-    for centre, name in zip(centres, names, strict=True):
-        ax.add_patch(Rectangle((centre - 0.47, -0.16), 0.94, 0.1, color=domain_colour(name)))
-    ax.set_xlim(0, max(centres) + 0.5)
-    ax.set_ylim(rows, -0.2)
-    ax.set_xticks(centres, names)
+    right = max(centres.values()) + 0.5
+    ax.set_xlim(-0.02, right + 0.02)
+    ax.set_ylim(rows + 0.02, -0.2)
+    ax.set_xticks(list(centres.values()), list(centres))
     ax.set_yticks(np.arange(rows) + 0.5, accuracy.index)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("accuracy on … (percent; framed: just learned)")
+    ax.set_xlabel("accuracy on … (percent, higher is better; framed: just learned)")
     return ax
 
 
@@ -73,10 +74,11 @@ def score_cells(tasks: int, score: Score) -> np.ndarray:
     }[score]
 
 
+@in_style
 def unseen_accuracy(
     accuracy: pd.DataFrame, ax: Axes, *, held_out: pd.DataFrame | None = None
 ) -> Axes:
-    """Curves of zero-shot accuracy: each task as long as it is not learned, held-out tasks to the end.
+    """Zero-shot accuracy of each task as long as it is not learned, of held-out tasks to the end.
 
     Args:
         accuracy, held_out: as for `accuracy_matrix`, columns of `accuracy` in the order learned.
@@ -100,15 +102,16 @@ def unseen_accuracy(
     steps = len(accuracy) - 1
     _label_left(ax, labelled)
     ax.set_xlim(-0.12 - 0.36 * steps, steps + 0.1)
-    ax.set_ylim(0, 100)
-    ticks = ["frozen", *(f"+ {name}" for name in accuracy.columns)]
-    ax.set_xticks(range(steps + 1), ticks)
-    ax.set_xlabel("learned so far (left to right)")
-    ax.set_ylabel("zero-shot " + PERCENT)
+    top = max((np.nanmax(c) for c in curves.values() if np.isfinite(c).any()), default=90.0)
+    ax.set_ylim(0, min(100.0, 10 * np.ceil(top / 10 + 0.8)))
+    ax.set_xticks(range(steps + 1), ["frozen", *accuracy.columns])
+    ax.set_xlabel("learned last")
+    ax.set_ylabel("accuracy before learning\n(percent, higher is better)")
     ax.grid(True, axis="y")
     return ax
 
 
+@in_style
 def accuracy_bars(accuracy: pd.Series, ax: Axes, *, chance: pd.Series | None = None) -> Axes:
     """One bar per task, top to bottom, with its value; a tick marks what guessing would score.
 
@@ -119,7 +122,7 @@ def accuracy_bars(accuracy: pd.Series, ax: Axes, *, chance: pd.Series | None = N
     rows = np.arange(len(accuracy))
     names = [str(name) for name in accuracy.index]
     ax.barh(rows, accuracy.to_numpy(), color=[domain_colour(name) for name in names], height=0.66)
-    for row, value in zip(rows, accuracy, strict=True):
+    for row, value in enumerate(accuracy):
         ax.text(value + 1, row, f"{value:.0f}", va="center")
     if chance is not None:
         lines = chance[accuracy.index].to_numpy()
@@ -134,6 +137,7 @@ def accuracy_bars(accuracy: pd.Series, ax: Axes, *, chance: pd.Series | None = N
     return ax
 
 
+@in_style
 def accuracy_change(change: pd.DataFrame, ax: Axes) -> Axes:
     """An arrow per task from one accuracy to another, with the difference in points.
 
@@ -152,7 +156,7 @@ def accuracy_change(change: pd.DataFrame, ax: Axes) -> Axes:
             (before, row),
             arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 5, "shrinkB": 0},
         )
-        ax.text(101, row, f"{after - before:+.0f}", va="center", fontweight="bold")
+        ax.text(101, row, _signed(after - before), va="center", fontweight="bold")
     ax.text(101, -0.75, "points", fontsize=10, color=QUIET)
     ax.set_yticks(range(len(change)), [str(name) for name in change.index])
     ax.set_ylim(len(change) - 0.5, -1)
@@ -164,20 +168,32 @@ def accuracy_change(change: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def _cells(frame: pd.DataFrame, left: float) -> list[tuple[float, int, float]]:
-    table = frame.to_numpy(float)
-    return [(left + j, i, value) for i, row in enumerate(table) for j, value in enumerate(row)]
+def _signed(points: float) -> str:
+    return f"{points:+.0f}".replace("-", "−")
 
 
-def _draw_cell(ax: Axes, x: float, row: int, value: float, *, faded: bool) -> None:
+def _cells(frame: pd.DataFrame, ax: Axes, left: float, kept: np.ndarray) -> dict[str, float]:
+    """Draw a block of cells; returns the centre of each column."""
+    values = frame.to_numpy(float)
+    rows, columns = values.shape
     # 125, not 100: the darkest end of the map would hide the frames.
-    colour = EMPTY if np.isnan(value) or faded else colormaps["YlGnBu"](value / 125)
-    ax.add_patch(Rectangle((x + 0.015, row + 0.02), 0.97, 0.96, color=colour, lw=0))
-    if not np.isnan(value):
-        text = QUIET if faded else ("white" if value > 62 else INK)
-        weight = "normal" if faded else "medium"
-        centre = (x + 0.5, row + 0.5)
-        ax.text(*centre, f"{value:.1f}", ha="center", va="center", color=text, fontweight=weight)
+    colours = np.where(
+        (kept & np.isfinite(values))[..., None],
+        colormaps["YlGnBu"](np.nan_to_num(values) / 125),
+        to_rgba(EMPTY),
+    )
+    edges = left + np.arange(columns + 1)
+    ax.pcolormesh(edges, np.arange(rows + 1), colours, edgecolors="white", linewidth=2)
+    dark = colours[..., :3] @ (0.2126, 0.7152, 0.0722) < 0.45
+    for row, column in zip(*np.isfinite(values).nonzero(), strict=True):
+        ink = ("white" if dark[row, column] else INK) if kept[row, column] else QUIET
+        place = (left + column + 0.5, row + 0.5)
+        text = f"{values[row, column]:.1f}"
+        ax.text(*place, text, ha="center", va="center", color=ink)
+    centres = {str(name): left + i + 0.5 for i, name in enumerate(frame.columns)}
+    for name, centre in centres.items():
+        ax.add_patch(Rectangle((centre - 0.47, -0.16), 0.94, 0.1, color=domain_colour(name)))
+    return centres
 
 
 def _label_left(ax: Axes, labelled: dict[str, tuple[float, str]], gap: float = 7.0) -> None:

@@ -1,14 +1,16 @@
 """Methods side by side, and one method over its learning rate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vlcl_toolkit.plotting.style import INK, PERCENT, QUIET, method_colour, method_marker
+from vlcl_toolkit.plotting.style import INK, PERCENT, QUIET, in_style, method_colour, method_marker
 
 
+@in_style
 def method_comparison(
     scores: pd.DataFrame, ax: Axes, *, columns: Sequence[str] = ("transfer", "average", "last")
 ) -> Axes:
@@ -21,16 +23,18 @@ def method_comparison(
     """
     methods = list(dict.fromkeys(scores["method"]))
     width = 0.8 / len(methods)
+    above: dict[str, Any] = {"textcoords": "offset points", "ha": "center"}
     for number, method in enumerate(methods):
         runs = scores[scores["method"] == method]
         places = np.arange(len(columns)) + (number + 0.5) * width - 0.4
-        look = {"color": method_colour(method), "linestyle": "none"}
+        look: dict[str, Any] = {"color": method_colour(method), "linestyle": "none"}
         for place, column in zip(places, columns, strict=True):
             values = runs[column].to_numpy(float)
             ax.plot(np.full(len(values), place), values, marker="o", ms=4, alpha=0.55, **look)
             if np.isfinite(values).any():
                 mean = float(np.nanmean(values))
-                ax.text(place, mean, f"  {mean:.1f}", va="center", fontsize=11)
+                top = (float(place), float(np.nanmax(values)))
+                ax.annotate(f"{mean:.1f}", top, (0, 9), fontsize=10, **above)
         means = [runs[column].mean() for column in columns]
         label = f"{method} ({len(runs)} run{'s' if len(runs) > 1 else ''})"
         ax.plot(places, means, marker=method_marker(method), ms=11, label=label, **look)
@@ -46,6 +50,7 @@ def method_comparison(
     return ax
 
 
+@in_style
 def learning_rate_curves(
     scores: pd.DataFrame, ax: Axes, *, frozen_transfer: float | None = None
 ) -> Axes:
@@ -72,13 +77,17 @@ def learning_rate_curves(
         label = "Transfer of the frozen backbone"
         ax.axhline(frozen_transfer, color=QUIET, ls="--", label=label)
     best = float(groups["validation"].mean().idxmax())
-    ax.axvline(best, color=INK, lw=1, ls=":", label=f"validation prefers {best:.0e}")
+    ax.axvline(best, color=INK, lw=1, ls=":", label=f"validation prefers {_short(best)}")
     ax.set_xscale("log")
     rates = sorted(groups.groups)
-    ax.set_xticks(rates, [f"{rate:.0e}" for rate in rates], minor=False)
+    ax.set_xticks(rates, [_short(rate) for rate in rates])
     ax.minorticks_off()
     ax.set_xlabel("peak learning rate (log scale)")
     ax.set_ylabel(PERCENT)
     ax.grid(True, axis="y")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
+
+
+def _short(rate: float) -> str:
+    return np.format_float_scientific(rate, precision=2, trim="-", exp_digits=1)

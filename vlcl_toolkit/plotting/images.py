@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour
+from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, in_style
 from vlcl_toolkit.streams.base import Task
 
 
+@in_style
 def image_grid(
     images: UInt8[Tensor, "n 3 h w"], titles: Sequence[str], ax: Axes, *, columns: int = 8
 ) -> Axes:
@@ -31,6 +32,7 @@ def image_grid(
     return ax
 
 
+@in_style
 def domain_examples(tasks: Sequence[Task], ax: Axes, *, columns: int = 8) -> Axes:
     """A row per task: a training image of each of its first classes, with the class names.
 
@@ -49,6 +51,7 @@ def domain_examples(tasks: Sequence[Task], ax: Axes, *, columns: int = 8) -> Axe
     return ax
 
 
+@in_style
 def order_strip(tasks: Sequence[Task], ax: Axes, *, label: int = 0) -> Axes:
     """The order of learning as a strip: one picture per task, numbered, left to right.
 
@@ -70,6 +73,7 @@ def order_strip(tasks: Sequence[Task], ax: Axes, *, label: int = 0) -> Axes:
     return ax
 
 
+@in_style
 def class_probabilities(
     probabilities: pd.Series, ax: Axes, *, truth: str | None = None, top: int = 5
 ) -> Axes:
@@ -88,7 +92,7 @@ def class_probabilities(
     rows = np.arange(len(shown))
     colours = [INK if name == truth else "#b9b9b9" for name in shown.index]
     ax.barh(rows, percent, color=colours, height=0.66)
-    for row, value in zip(rows, percent, strict=True):
+    for row, value in enumerate(percent):
         ax.text(value + 2, row, f"{value:.0f}", va="center")
     names = [f"{name} ✓" if name == truth else str(name) for name in shown.index]
     ax.set_yticks(rows, names)
@@ -101,6 +105,7 @@ def class_probabilities(
     return ax
 
 
+@in_style
 def show_image(image: UInt8[Tensor, "3 h w"], ax: Axes, title: str = "") -> Axes:
     """One image, its pixels as they are."""
     _draw_image(ax, image, 0, 0, title)

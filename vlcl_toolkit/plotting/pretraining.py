@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vlcl_toolkit.plotting.style import INK, domain_colour, domain_marker
+from vlcl_toolkit.plotting.style import INK, domain_colour, domain_marker, in_style
 
 
+@in_style
 def pretraining_loss(log: pd.DataFrame, ax: Axes) -> Axes:
     """Contrastive loss over the captioned images seen.
 
@@ -20,6 +21,7 @@ def pretraining_loss(log: pd.DataFrame, ax: Axes) -> Axes:
     return _samples_axis(ax)
 
 
+@in_style
 def pretraining_zero_shot(log: pd.DataFrame, ax: Axes, *, domains: Sequence[str]) -> Axes:
     """Zero-shot accuracy of each domain, and their mean, over the captioned images seen.
 
@@ -29,10 +31,11 @@ def pretraining_zero_shot(log: pd.DataFrame, ax: Axes, *, domains: Sequence[str]
     """
     measured = log.dropna(subset=list(domains), how="all")
     samples = measured["samples"] / 1e6
+    mean = measured[list(domains)].mean(axis=1)
+    ax.plot(samples, mean, color="#c8c8c8", lw=8, solid_capstyle="round", label="mean")
     for name in domains:
-        look = {"color": domain_colour(name), "marker": domain_marker(name)}
-        ax.plot(samples, measured[name], label=name, lw=1.5, ms=5, **look)
-    ax.plot(samples, measured[list(domains)].mean(axis=1), color=INK, lw=3.5, label="mean")
+        colour, marker = domain_colour(name), domain_marker(name)
+        ax.plot(samples, measured[name], label=name, lw=1.5, ms=5, color=colour, marker=marker)
     ax.set_ylim(0, 100)
     ax.set_yticks(np.arange(0, 101, 20))
     ax.set_ylabel("zero-shot accuracy\n(percent, higher is better)")

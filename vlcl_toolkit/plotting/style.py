@@ -1,8 +1,10 @@
 """One look for every figure: a colour per method and per domain, sizes that a slide can carry."""
 
+import functools
 import io
-from collections.abc import Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from zlib import crc32
 
 import matplotlib
@@ -37,7 +39,7 @@ _METHODS = {
     "diki": ("#117733", "*"),
 }
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "figure.constrained_layout.use": True,
@@ -88,11 +90,28 @@ def _look(table: Mapping[str, tuple[str, str]], name: str) -> tuple[str, str]:
     return table.get(name) or looks[crc32(name.encode()) % len(looks)]
 
 
+# Widgets draw from the thread that trains; matplotlib is not made for two at a time.
+_drawing = threading.RLock()
+Drawing = TypeVar("Drawing", bound=Callable[..., Any])
+
+
+def in_style(draw: Drawing) -> Drawing:
+    """Decorator of a drawing function: the toolkit's look, whatever the reader's own settings."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        with _drawing, matplotlib.rc_context(STYLE):
+            return draw(*args, **options)
+
+    return wrapped  # type: ignore[return-value]
+
+
 def use_style() -> None:
     """Make the toolkit's look the default of matplotlib in this process (for notebooks)."""
     matplotlib.rcParams.update(STYLE)
 
 
+@in_style
 def new_figure(
     rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 4.5, **options: Any
 ) -> tuple[Figure, Any]:
@@ -106,15 +125,14 @@ def new_figure(
     Returns:
         the figure, and one Axes or an array of them.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
-        return figure, figure.subplots(rows, columns, **options)
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, **options)
 
 
+@in_style
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):  # ticks and fonts are made as late as here
-        # A fast, slightly larger file: these pictures are looked at once.
-        figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+    # Fast rather than small: these pictures are looked at once.
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
     return buffer.getvalue()

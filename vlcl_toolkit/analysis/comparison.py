@@ -1,0 +1,87 @@
+"""Scores of several runs in one frame, and their mean and spread."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.results import RunResult
+
+SCORES = ("transfer", "average", "last", "forgetting", "learned", "validation", "held_out")
+COSTS = ("trainable_parameters", "train_seconds", "evaluate_seconds", "peak_memory_mib")
+
+
+def score_table(results: Sequence[RunResult], setting: str | None = None) -> pd.DataFrame:
+    """One row per run.
+
+    Columns (accuracies in percent):
+        method, seed, order: which run. ``setting``: the value of that setting, if one is named.
+        transfer, average, last, forgetting: see evaluation.py.
+        learned: mean test accuracy of the tasks, each right after it was learned.
+        validation: the same on validation images; the quantity to choose settings by.
+        held_out: mean accuracy on the held-out tasks after the last task.
+        trainable_parameters: numbers trained in one task; train_seconds, evaluate_seconds; peak_memory_mib.
+
+    Raises UserError if the runs are of different streams or backbones, whose numbers cannot be compared.
+    """
+    for kind, identity in (
+        ("streams", [(r.stream, r.config["split_id"]) for r in results]),
+        ("backbones", [r.config["backbone"]["weights_sha256"][:12] for r in results]),
+    ):
+        different = list(dict.fromkeys(map(str, identity)))
+        if len(different) > 1:
+            raise UserError(
+                f"runs of different {kind} cannot be compared; found {', '.join(different)}; compare each apart"
+            )
+    rows = []
+    for result in results:
+        matrix = result.accuracy.to_numpy()
+        row = {"method": result.method, "seed": result.seed, "order": ",".join(result.order)}
+        if setting is not None:
+            row[setting] = result.config["method_config"][setting]
+        row |= result.metrics
+        row |= {
+            "learned": float(np.diag(matrix[1:]).mean()),
+            "validation": float(result.validation.mean()),
+            "held_out": float(result.held_out.iloc[-1].mean())
+            if result.held_out.size
+            else float("nan"),
+            "trainable_parameters": result.trainable_parameters,
+            "train_seconds": result.seconds["train"],
+            "evaluate_seconds": result.seconds["evaluate"],
+            "peak_memory_mib": result.peak_memory_mib,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mean_and_spread(scores: pd.DataFrame, by: str = "method") -> pd.DataFrame:
+    """Mean and standard deviation (n - 1) of every score over the runs of each group, in order of appearance.
+
+    Columns: (score or cost, "mean" | "std"), and ("runs", "count"). One run alone has a spread of nan.
+    """
+    groups = scores.groupby(by, sort=False)
+    table = groups[[*SCORES, *COSTS]].agg(["mean", "std"])
+    table["runs", "count"] = groups.size()
+    return table
+
+
+def alone_table(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Per task learned alone: zero-shot accuracy, and mean and spread of the accuracy after learning it (percent)."""
+    rows = [
+        {
+            "task": r.order[0],
+            "zero_shot": r.accuracy.iloc[0, 0],
+            "learned": r.accuracy.iloc[1, 0],
+            "validation": r.validation.iloc[0],
+        }
+        for r in results
+    ]
+    groups = pd.DataFrame(rows).groupby("task", sort=False)
+    return groups.agg(
+        zero_shot=("zero_shot", "mean"),
+        validation=("validation", "mean"),
+        learned=("learned", "mean"),
+        std=("learned", "std"),
+    )

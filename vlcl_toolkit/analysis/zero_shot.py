@@ -1,0 +1,38 @@
+"""What continual learning loses: tasks that were learned, and abilities that were never trained."""
+
+import numpy as np
+import pandas as pd
+
+from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.streams.base import TaskStream
+
+
+def chance(stream: TaskStream) -> pd.Series:
+    """Percent that guessing scores on each task of a stream: 100 / number of classes."""
+    return pd.Series({task.name: 100 / len(task.class_names) for task in stream}, name="chance")
+
+
+def forgotten_tasks(result: RunResult) -> pd.DataFrame:
+    """Accuracy of each task right after it was learned, and after the last task.
+
+    Returns:
+        percent; rows: tasks in the order learned. The last task cannot lose anything.
+    """
+    matrix = result.accuracy.to_numpy()[1:]
+    columns = {"right after learning": np.diag(matrix), "after the last task": matrix[-1]}
+    return pd.DataFrame(columns, index=result.accuracy.columns)
+
+
+def forgotten_zero_shot(result: RunResult) -> pd.DataFrame:
+    """Accuracy without training: of the frozen backbone, and as late as that can be said.
+
+    A task of the stream is tested just before it is learned, a held-out one after the last task.
+
+    Returns:
+        percent; rows: tasks in the order learned (the first has lost nothing), then held-out ones.
+    """
+    table = result.accuracy.to_numpy()
+    columns = {"the frozen backbone": table[0], "just before learning": np.diag(table)}
+    tasks = pd.DataFrame(columns, index=result.accuracy.columns)
+    held_out = result.held_out.iloc[[0, -1]].T.set_axis(list(columns), axis=1)
+    return pd.concat([tasks, held_out])
