@@ -8,7 +8,7 @@ section 5.1); Forgetting is that of Chaudhry et al. 2018, section 3.
 import numpy as np
 from jaxtyping import Float
 
-from vlcl_toolkit.methods.base import Method, percent_correct
+from vlcl_toolkit.methods.base import Method
 from vlcl_toolkit.streams.base import ImageData, Task
 
 Vector = Float[np.ndarray, " n"]
@@ -17,11 +17,9 @@ Matrix = Float[np.ndarray, "tasks tasks"]
 
 def accuracy(method: Method, data: ImageData, task: Task) -> float:
     """Percent of `data` that `method` puts into the right class of `task`; nan for no image."""
-
-    def predict(images):  # type: ignore[no-untyped-def]
-        return method.predict(images, task)
-
-    return percent_correct(predict, method.clip, data, method.eval_batch_size)
+    if not len(data):
+        return float("nan")
+    return 100 * int((method.classify(data, task) == data.labels).sum()) / len(data)
 
 
 def transfer(matrix: Matrix) -> Vector:

@@ -160,6 +160,18 @@ class Method(ABC):
     def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:
         """Logits of unlabelled, transformed images over the classes of `task`; no gradient."""
 
+    @torch.no_grad()
+    def classify(self, data: ImageData, task: Task) -> Int64[Tensor, " n"]:
+        """Predicted labels, in file order, on the CPU.
+
+        Override to reuse what cannot have changed since the last call.
+        """
+        labels = [torch.empty(0, dtype=torch.int64)]
+        for indices in torch.arange(len(data)).split(self.eval_batch_size):
+            images, _ = load_batch(data, indices, self.clip.eval_transform)
+            labels.append(self.predict(images.to(self.clip.device), task).argmax(dim=1).cpu())
+        return torch.cat(labels)
+
     def class_features(self, task: Task) -> Float[Tensor, "classes dim"]:
         """Prompt-ensemble features of the task's classes, computed once until weights change."""
         if task not in self._class_features:

@@ -23,3 +23,24 @@ def cosine_with_warmup(step: int, last_step: int, warmup: int, peak: float) -> f
     if last_step <= warmup:
         return peak
     return peak / 2 * (1 + math.cos(math.pi * (step - warmup) / (last_step - warmup)))
+
+
+def cosine_to_floor(step: int, steps: int, peak: float, *, floor: float, warmup: int = 0) -> float:
+    """Linear warm-up, then half a cosine from `peak` that ends one step above `floor`.
+
+    Args:
+        step: 0 .. steps - 1.
+        warmup: steps of warm-up, at rates `peak * k / (warmup + 1)` for k = 1 .. warmup.
+        floor: where the cosine would be at step `steps`.
+
+    Raises:
+        ValueError: `warmup >= steps`, for which the cosine is undefined.
+
+    Source: the official repository of DIKI, with floor = peak / 1000 and no warm-up.
+    """
+    if warmup >= steps:
+        raise ValueError(f"warm-up of {warmup} steps must end before step {steps}")
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / (steps - warmup)
+    return floor + (peak - floor) / 2 * (1 + math.cos(math.pi * progress))
