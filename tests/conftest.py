@@ -1,58 +1,14 @@
-"""Shared fixtures: a tiny random CLIP and a tiny random stream. No test needs trained weights."""
+"""Shared fixtures."""
 
-import open_clip
 import pytest
 import torch
-from open_clip.model import CLIP
+from tiny import SETTINGS, tiny_clip, tiny_stream
 
 from vlcl_toolkit.clip import Clip
-from vlcl_toolkit.streams import ImageData, Task, TaskStream
+from vlcl_toolkit.streams import TaskStream
 
-CLASSES = {
-    "pets": ("cat", "dog", "bird"),
-    "food": ("apple", "bread"),
-    "land": ("river", "forest", "road", "sea"),
-}
-
-
-def tiny_clip(seed: int = 0, **options: object) -> Clip:
-    """A random CLIP of 32 x 32 pixels, with two blocks per tower."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIP(
-            embed_dim=16,
-            vision_cfg={"image_size": 32, "patch_size": 16, "width": 64, "layers": 2},
-            text_cfg={
-                "context_length": 77,
-                "vocab_size": 49408,
-                "width": 8,
-                "heads": 2,
-                "layers": 2,
-            },
-            quick_gelu=True,
-        )
-    return Clip(model, open_clip.get_tokenizer("ViT-B-32"), name="tiny", **options)
-
-
-def random_images(n: int, classes: int, seed: int, size: int = 32) -> ImageData:
-    """Noise whose mean tells the class, so that something can be learned."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (n,), generator=generator)
-    noise = torch.randint(-60, 60, (n, 3, size, size), generator=generator)
-    level = (40 + 170 * labels / classes)[:, None, None, None]
-    return ImageData((level + noise).clamp(0, 255).to(torch.uint8), labels)
-
-
-def tiny_task(name: str, classes: tuple[str, ...], seed: int) -> Task:
-    """20 training, 9 validation and 12 test images."""
-    splits = [random_images(n, len(classes), 10 * seed + i) for i, n in enumerate((20, 9, 12))]
-    return Task(name, classes, ("a photo of a {}.", "art of the {}."), *splits)
-
-
-def tiny_stream() -> TaskStream:
-    """Two tasks, and one that is held out."""
-    tasks = [tiny_task(name, words, i) for i, (name, words) in enumerate(CLASSES.items())]
-    return TaskStream("tiny", tuple(tasks[:2]), "random-1", held_out=(tasks[2],))
+# Tiny models gain nothing from threads, and rounding depends on their number.
+torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -70,4 +26,4 @@ def stream() -> TaskStream:
 @pytest.fixture
 def settings() -> dict[str, object]:
     """Settings of fine-tuning that finish in moments: 7 steps per task."""
-    return {"iterations": 6, "warmup": 2, "batch_size": 8, "learning_rate": 1e-3}
+    return dict(SETTINGS)

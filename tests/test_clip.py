@@ -5,10 +5,10 @@ import json
 import open_clip
 import pytest
 import torch
-from conftest import tiny_clip
 from golden_cases import read_case
 from PIL import Image
 from safetensors.torch import save_file
+from tiny import tiny_clip
 from torchvision.transforms import v2
 
 from vlcl_toolkit.clip import Clip, encode_tokens, find_device, load_clip, normalize

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_images, tiny_stream, tiny_task
+from tiny import random_images, tiny_stream, tiny_task
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams import (
