@@ -22,6 +22,7 @@ LAYERS = [
         "training",
         "probes",
     },
+    {"experiments"},
     {"analysis"},
     {"plotting"},
     {"widgets", "cli", "__main__", "__init__"},

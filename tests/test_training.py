@@ -217,6 +217,16 @@ def stop_at(number, exception=StopRun):
     return callback
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_resumes_identically_too(tmp_path, precision):
+    """fp16 scales its gradients; the scale is part of the checkpoint."""
+    for name, callback in (("whole", None), ("halves", stop_at(5)), ("halves", None)):
+        run_tiny(tmp_path / name, clip=tiny_clip(precision=precision), callback=callback)
+    whole = RunResult.load(tmp_path / "whole")
+    assert whole.config["precision"] == precision
+    assert_identical(tmp_path / "halves", whole)
+
+
 @pytest.mark.parametrize("event", [0, 1, 3, 4, STEPS, STEPS + 1, STEPS + 2, 2 * STEPS + 1])
 def test_stopped_and_resumed_is_identical(tmp_path, finished, event):
     part = run_tiny(tmp_path, callback=stop_at(event))

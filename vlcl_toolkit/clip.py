@@ -160,7 +160,7 @@ def load_clip(
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         precision: of the towers; weights are float32 in any case.
         checkpoint: a local weights file instead of `pretrained`; safetensors or `.pt`/`.pth`
-            (read without pickle).
+            (read without pickle). For "mini": the folder of its two files.
 
     Raises:
         UserError: unknown name, weights or device; a damaged file; a model without ViT towers.
