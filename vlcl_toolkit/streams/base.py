@@ -19,6 +19,7 @@ __all__ = [
     "batches",
     "load_batch",
     "load_stream",
+    "named_orders",
     "resolve_order",
     "stream_names",
 ]
@@ -174,12 +175,24 @@ class TaskStream:
         return replace(self, id=self.id + suffix, tasks=tuple(map(shrink, self.tasks)))
 
 
+def named_orders(stream: TaskStream) -> dict[str, tuple[int, ...]]:
+    """The orders that have a name: "default" (as the stream is), "reversed", "alphabetical"."""
+    default = tuple(range(len(stream)))
+    return {
+        "default": default,
+        "reversed": default[::-1],
+        "alphabetical": tuple(sorted(default, key=lambda position: stream.names[position])),
+    }
+
+
 def resolve_order(stream: TaskStream, order: str | Sequence[int | str]) -> tuple[int, ...]:
-    """Positions in `stream` of an order given by names or indices, or as "a,b,c".
+    """Positions in `stream` of an order: names or indices, "a,b,c", or one of `named_orders`.
 
     Raises:
         UserError: an unknown name or index, or not every task exactly once.
     """
+    if isinstance(order, str) and order in named_orders(stream):
+        return named_orders(stream)[order]
     keys = [key.strip() for key in order.split(",")] if isinstance(order, str) else list(order)
     positions = tuple(_position(stream, key) for key in keys)
     if sorted(positions) != list(range(len(stream))):

@@ -8,7 +8,12 @@ import torch
 from vlcl_toolkit.seeds import derive_seed, generator
 from vlcl_toolkit.streams.base import ImageData, Reference, Task, TaskStream
 from vlcl_toolkit.streams.mini.canvas import to_bytes
-from vlcl_toolkit.streams.mini.domains import HELD_OUT_DOMAINS, STREAM_DOMAINS, Domain, handwritten_digits
+from vlcl_toolkit.streams.mini.domains import (
+    HELD_OUT_DOMAINS,
+    STREAM_DOMAINS,
+    Domain,
+    handwritten_digits,
+)
 from vlcl_toolkit.streams.mini.flowers import SPECIES_NAMES
 from vlcl_toolkit.streams.mini.land import TERRAIN_NAMES
 from vlcl_toolkit.streams.mini.reference import reference_images, reference_sentences

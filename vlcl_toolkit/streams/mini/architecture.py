@@ -35,7 +35,9 @@ class MiniTokenizer:
         self.full = SimpleTokenizer(context_length=CONTEXT)
         self.known_ids = tuple(known_ids)
         specials = (self.full.sot_token_id, self.full.eot_token_id)
-        self.small_id = {full: small for small, full in enumerate((*self.known_ids, *specials), start=1)}
+        self.small_id = {
+            full: small for small, full in enumerate((*self.known_ids, *specials), start=1)
+        }
         self.sot_token_id, self.eot_token_id = (self.small_id[token] for token in specials)
         self.vocab_size = len(self.small_id) + 1  # id 0 pads
 
@@ -71,7 +73,9 @@ class MiniTokenizer:
 def new_model(tokenizer: MiniTokenizer) -> CLIP:
     """The miniature CLIP with random weights (about 1.2 million parameters); the caller seeds torch."""
     vision = CLIPVisionCfg(layers=4, width=128, head_width=32, patch_size=10, image_size=SIZE)
-    text = CLIPTextCfg(context_length=CONTEXT, vocab_size=tokenizer.vocab_size, width=96, heads=3, layers=3)
+    text = CLIPTextCfg(
+        context_length=CONTEXT, vocab_size=tokenizer.vocab_size, width=96, heads=3, layers=3
+    )
     return CLIP(embed_dim=EMBED_DIM, vision_cfg=vision, text_cfg=text)
 
 
@@ -85,7 +89,9 @@ def load_mini(folder: Path | None = None) -> tuple[CLIP, MiniTokenizer]:
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     for path in (weights, config):
         if not path.is_file():
-            raise UserError(f"miniature CLIP: {path} is missing; reinstall the package or run 'vlcl pretrain-mini'")
+            raise UserError(
+                f"miniature CLIP: {path} is missing; reinstall the package or run 'vlcl pretrain-mini'"
+            )
     settings = json.loads(config.read_text())
     digest = sha256_of(weights)
     if digest != settings["sha256"]:

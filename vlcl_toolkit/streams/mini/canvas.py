@@ -58,12 +58,21 @@ def coverage(distance: Plane, scale: np.ndarray | float = 1.0) -> Plane:
 
 def fill(colour: np.ndarray) -> Image:
     """A plain image of one colour [n, 3] (values in [0, 1]) per image."""
-    return torch.as_tensor(colour, dtype=torch.float32).view(-1, 3, 1, 1).expand(-1, 3, SIZE, SIZE).clone()
+    return (
+        torch.as_tensor(colour, dtype=torch.float32)
+        .view(-1, 3, 1, 1)
+        .expand(-1, 3, SIZE, SIZE)
+        .clone()
+    )
 
 
 def paint(image: Image, mask: Plane, colour: np.ndarray | Image) -> Image:
     """Lay a colour [n, 3], or another image, over ``image`` where ``mask`` covers it."""
-    top = colour if isinstance(colour, Tensor) else torch.as_tensor(colour, dtype=torch.float32).view(-1, 3, 1, 1)
+    top = (
+        colour
+        if isinstance(colour, Tensor)
+        else torch.as_tensor(colour, dtype=torch.float32).view(-1, 3, 1, 1)
+    )
     return torch.lerp(image, top.expand_as(image), mask.unsqueeze(1))
 
 
@@ -76,13 +85,17 @@ def by_kind(kinds: np.ndarray, draw: Mapping[int, Callable[..., Plane]], *planes
     return result
 
 
-def smooth_noise(rng: np.random.Generator, n: int, cells: int, channels: int = 1) -> Float[Tensor, "n c h w"]:
+def smooth_noise(
+    rng: np.random.Generator, n: int, cells: int, channels: int = 1
+) -> Float[Tensor, "n c h w"]:
     """Noise in [0, 1] that varies over about ``cells`` cells per side."""
     coarse = torch.from_numpy(rng.random((n, channels, cells + 1, cells + 1), dtype=np.float32))
     return F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic", align_corners=True).clamp(0, 1)
 
 
-def warp(rng: np.random.Generator, x: Tensor, y: Tensor, n: int, strength: np.ndarray, cells: int = 3) -> tuple[Plane, Plane]:
+def warp(
+    rng: np.random.Generator, x: Tensor, y: Tensor, n: int, strength: np.ndarray, cells: int = 3
+) -> tuple[Plane, Plane]:
     """Bend the coordinate grid by smooth noise; ``strength`` [n] in units of half the image."""
     bend = smooth_noise(rng, n, cells, 2) - 0.5
     return x + column(strength) * bend[:, 0], y + column(strength) * bend[:, 1]
@@ -111,7 +124,9 @@ def illuminate(rng: np.random.Generator, image: Image, strength: np.ndarray) -> 
     return image * (1 + column(strength) * ramp).unsqueeze(1)
 
 
-def tone(image: Image, contrast: np.ndarray, brightness: np.ndarray, saturation: np.ndarray) -> Image:
+def tone(
+    image: Image, contrast: np.ndarray, brightness: np.ndarray, saturation: np.ndarray
+) -> Image:
     """Scale saturation and contrast around mid-grey and shift the brightness, each [n]."""
     grey = image.mean(dim=1, keepdim=True)
     image = torch.lerp(grey.expand_as(image), image, column(saturation).unsqueeze(1))

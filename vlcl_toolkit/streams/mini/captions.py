@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-OPENINGS = ("", "", "a photo of ", "a picture of ", "an image of ", "a drawing of ", "a close view of ", "this is ")
+OPENINGS = (
+    "",
+    "",
+    "a photo of ",
+    "a picture of ",
+    "an image of ",
+    "a drawing of ",
+    "a close view of ",
+    "this is ",
+)
 ENDINGS = ("", "", "", ".", " in the middle", " seen in daylight", " on a cloudy day")
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {"fish": "fish", "leaf": "leaves", "cross": "crosses", "glasses": "glasses"}
@@ -14,7 +23,7 @@ VOWELS = "aeio"
 def with_article(words: str) -> str:
     """'a' or 'an' before the words, as their sound wants ('an umbrella' included, 'a one way sign' too)."""
     first = words.split()[0]
-    vowel = first[0] in VOWELS and first != "one" or first.startswith("umb") or first in ("up",)
+    vowel = (first[0] in VOWELS and first != "one") or first.startswith("umb") or first in ("up",)
     return f"{'an' if vowel else 'a'} {words}"
 
 

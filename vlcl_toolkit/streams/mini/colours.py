@@ -25,7 +25,9 @@ def shade(rng: np.random.Generator, which: np.ndarray, spread: float = 0.05) -> 
     return np.clip(TABLE[which] + rng.normal(0, spread, (len(which), 3)), 0, 1).astype(np.float32)
 
 
-def mixture(rng: np.random.Generator, n: int, base: tuple[float, float, float], spread: float = 0.06) -> np.ndarray:
+def mixture(
+    rng: np.random.Generator, n: int, base: tuple[float, float, float], spread: float = 0.06
+) -> np.ndarray:
     """RGB values [n, 3] around one base colour."""
     return np.clip(np.asarray(base) + rng.normal(0, spread, (n, 3)), 0, 1).astype(np.float32)
 

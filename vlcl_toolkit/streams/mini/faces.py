@@ -32,13 +32,24 @@ EXPRESSION_NAMES = tuple(EXPRESSIONS)
 
 
 def draw_expressions(
-    rng: np.random.Generator, image: Image, which: np.ndarray, u: Plane, v: Plane, scale: np.ndarray, ink: np.ndarray
+    rng: np.random.Generator,
+    image: Image,
+    which: np.ndarray,
+    u: Plane,
+    v: Plane,
+    scale: np.ndarray,
+    ink: np.ndarray,
 ) -> Image:
     """Paint eyes, brows and mouth of the expressions ``which`` [n] in local coordinates (the head has radius 0.8)."""
     n = len(which)
     table = np.array([[e.curve, e.mouth, e.eyes, e.brow] for e in EXPRESSIONS.values()])
     curve, mouth, eyes, brow = (table[which] + rng.normal(0, 0.06, (n, 4))).T
-    curve, mouth, eyes, brow = column(curve), column(mouth.clip(0)), column(eyes.clip(0)), column(brow)
+    curve, mouth, eyes, brow = (
+        column(curve),
+        column(mouth.clip(0)),
+        column(eyes.clip(0)),
+        column(brow),
+    )
     side = u.abs()
     eye = torch.hypot((side - 0.31) / 0.13, (v + 0.2) / (0.05 + 0.12 * eyes)) - 1
     lid = eye * 0.12

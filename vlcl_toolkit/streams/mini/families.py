@@ -14,8 +14,26 @@ import numpy as np
 import torch
 
 from vlcl_toolkit.streams.mini import canvas
-from vlcl_toolkit.streams.mini.canvas import Image, by_kind, column, coverage, fill, grid, local_coordinates, paint
-from vlcl_toolkit.streams.mini.captions import NUMBER_WORDS, choose, join, keep, mix_up, plural, sentence, with_article
+from vlcl_toolkit.streams.mini.canvas import (
+    Image,
+    by_kind,
+    column,
+    coverage,
+    fill,
+    grid,
+    local_coordinates,
+    paint,
+)
+from vlcl_toolkit.streams.mini.captions import (
+    NUMBER_WORDS,
+    choose,
+    join,
+    keep,
+    mix_up,
+    plural,
+    sentence,
+    with_article,
+)
 from vlcl_toolkit.streams.mini.colours import COLOUR_NAMES, different, mixture, shade
 from vlcl_toolkit.streams.mini.faces import EXPRESSION_NAMES, draw_expressions
 from vlcl_toolkit.streams.mini.flowers import SPECIES_NAMES, Flowers, draw_flowers
@@ -23,17 +41,32 @@ from vlcl_toolkit.streams.mini.glyphs import CHARACTERS, DIGITS, FONTS, draw_cha
 from vlcl_toolkit.streams.mini.land import TERRAIN_NAMES, Look, draw_terrain
 from vlcl_toolkit.streams.mini.patterns import PATTERN_FUNCTIONS, PATTERN_NAMES
 from vlcl_toolkit.streams.mini.shapes import SHAPE_NAMES, SILHOUETTES
-from vlcl_toolkit.streams.mini.signs import BLANK, PICTOGRAMS, PLATE_NAMES, SIGN_NAMES, Signs, draw_signs
+from vlcl_toolkit.streams.mini.signs import (
+    BLANK,
+    PICTOGRAMS,
+    PLATE_NAMES,
+    SIGN_NAMES,
+    Signs,
+    draw_signs,
+)
 
 WRONG_CAPTIONS = 0.04
 Rng = np.random.Generator
 Pictures = tuple[Image, list[str]]
 FILLS = ("striped", "dotted", "checkered", "plaid", "wavy", "speckled")
 MAP = Look(
-    water=(0.35, 0.62, 0.90), grass=(0.62, 0.82, 0.45), wood=(0.20, 0.55, 0.25), sand=(0.95, 0.87, 0.60),
-    soil=(0.70, 0.52, 0.32), rock=(0.58, 0.56, 0.55), snow=(0.95, 0.96, 0.98), road=(0.42, 0.42, 0.44),
-    roof=(0.80, 0.32, 0.25), spread=0.05, roughness=0.08,
-)  # fmt: skip
+    water=(0.35, 0.62, 0.90),
+    grass=(0.62, 0.82, 0.45),
+    wood=(0.20, 0.55, 0.25),
+    sand=(0.95, 0.87, 0.60),
+    soil=(0.70, 0.52, 0.32),
+    rock=(0.58, 0.56, 0.55),
+    snow=(0.95, 0.96, 0.98),
+    road=(0.42, 0.42, 0.44),
+    roof=(0.80, 0.32, 0.25),
+    spread=0.05,
+    roughness=0.08,
+)
 
 
 def background(rng: Rng, colours: np.ndarray) -> Image:
@@ -48,7 +81,9 @@ def background(rng: Rng, colours: np.ndarray) -> Image:
 def finish(rng: Rng, image: Image) -> Image:
     """Mild camera effects, the same for every family."""
     n = len(image)
-    image = canvas.tone(image, rng.normal(1, 0.12, n), rng.normal(0, 0.06, n), rng.normal(1, 0.15, n).clip(0.2))
+    image = canvas.tone(
+        image, rng.normal(1, 0.12, n), rng.normal(0, 0.06, n), rng.normal(1, 0.15, n).clip(0.2)
+    )
     image = canvas.blur(image, rng.choice([0, 0, 0.5, 1], n))
     return canvas.grain(rng, image, rng.choice([0, 0.02, 0.05], n))
 
@@ -82,8 +117,12 @@ def objects(rng: Rng, n: int) -> Pictures:
     for index in range(3):
         angle = rng.uniform(0, 2 * math.pi) + index * 2 * math.pi / count
         where = {
-            "centre_x": np.where(count == 1, big["centre_x"], 0.45 * np.cos(angle) + rng.normal(0, 0.05, n)),
-            "centre_y": np.where(count == 1, big["centre_y"], 0.45 * np.sin(angle) + rng.normal(0, 0.05, n)),
+            "centre_x": np.where(
+                count == 1, big["centre_x"], 0.45 * np.cos(angle) + rng.normal(0, 0.05, n)
+            ),
+            "centre_y": np.where(
+                count == 1, big["centre_y"], 0.45 * np.sin(angle) + rng.normal(0, 0.05, n)
+            ),
             "scale": np.where(count == 1, big["scale"], rng.uniform(0.3, 0.42, n)),
             "angle": big["angle"],
         }
@@ -96,18 +135,34 @@ def objects(rng: Rng, n: int) -> Pictures:
         scale = where["scale"]
         stroke = np.where(style[rows] == 2, rng.uniform(0.05, 0.10, len(rows)) / scale, 9.0)
         drawn = torch.maximum(drawn, -drawn - column(stroke))
-        ink = torch.as_tensor(inks[index == 1][rows]).view(-1, 3, 1, 1).expand(-1, -1, canvas.SIZE, canvas.SIZE)
+        ink = (
+            torch.as_tensor(inks[index == 1][rows])
+            .view(-1, 3, 1, 1)
+            .expand(-1, -1, canvas.SIZE, canvas.SIZE)
+        )
         weave = by_kind(
-            np.array([PATTERN_NAMES.index(FILLS[p]) for p in pattern[rows]]), PATTERN_FUNCTIONS, u * 2.2, v * 2.2
+            np.array([PATTERN_NAMES.index(FILLS[p]) for p in pattern[rows]]),
+            PATTERN_FUNCTIONS,
+            u * 2.2,
+            v * 2.2,
         ) * column(style[rows] == 1)
         ink = paint(ink, weave, accent[torch.from_numpy(rows)])
-        image[torch.from_numpy(rows)] = paint(image[torch.from_numpy(rows)], coverage(drawn, scale), ink)
+        image[torch.from_numpy(rows)] = paint(
+            image[torch.from_numpy(rows)], coverage(drawn, scale), ink
+        )
     captions = []
     for i in range(n):
-        size = keep(rng, 0.25, "large" if big["scale"][i] > 0.7 else "small") if count[i] == 1 else None
+        size = (
+            keep(rng, 0.25, "large" if big["scale"][i] > 0.7 else "small")
+            if count[i] == 1
+            else None
+        )
         texture = (None, FILLS[pattern[i]], "outlined")[style[i]]
         words = join(
-            size, keep(rng, 0.45, COLOUR_NAMES[colour[i]]), keep(rng, 0.6, texture) if texture else None, SHAPE_NAMES[kind[i]]
+            size,
+            keep(rng, 0.45, COLOUR_NAMES[colour[i]]),
+            keep(rng, 0.6, texture) if texture else None,
+            SHAPE_NAMES[kind[i]],
         )
         if pair[i]:
             second = join(keep(rng, 0.45, COLOUR_NAMES[other_colour[i]]), SHAPE_NAMES[other[i]])
@@ -132,12 +187,19 @@ def glyphs(rng: Rng, n: int) -> Pictures:
     bend = canvas.warp(rng, x, y, n, rng.choice([0, 0.3, 0.6], n))
     where = place(rng, n, 0.5, 1.0, tilt=0.12)
     mask = draw_characters(
-        character, rng.integers(len(FONTS), size=n), **where, bend=bend,
-        stretch=rng.uniform(0.7, 1.3, n), slant=rng.normal(0, 0.2, n),
-    )  # fmt: skip
+        character,
+        rng.integers(len(FONTS), size=n),
+        **where,
+        bend=bend,
+        stretch=rng.uniform(0.7, 1.3, n),
+        slant=rng.normal(0, 0.2, n),
+    )
     image = paint(background(rng, different(rng, colour, 0.6)), mask, shade(rng, colour, 0.06))
     coarse = torch.nn.functional.interpolate(
-        torch.nn.functional.avg_pool2d(image, 4), size=canvas.SIZE, mode="bilinear", align_corners=False
+        torch.nn.functional.avg_pool2d(image, 4),
+        size=canvas.SIZE,
+        mode="bilinear",
+        align_corners=False,
     )
     image = torch.where(torch.from_numpy(rng.random(n) < 0.25).view(n, 1, 1, 1), coarse, image)
     captions = []
@@ -160,15 +222,23 @@ def textures(rng: Rng, n: int) -> Pictures:
     second = different(rng, first)
     x, y = grid()
     u, v = local_coordinates(
-        x, y, centre_x=rng.uniform(-0.3, 0.3, n), centre_y=rng.uniform(-0.3, 0.3, n), scale=rng.uniform(0.4, 0.8, n),
+        x,
+        y,
+        centre_x=rng.uniform(-0.3, 0.3, n),
+        centre_y=rng.uniform(-0.3, 0.3, n),
+        scale=rng.uniform(0.4, 0.8, n),
         angle=rng.choice([0, 0, math.pi / 2, math.pi / 4], n) + rng.normal(0, 0.1, n),
-    )  # fmt: skip
+    )
     weave = by_kind(kind, PATTERN_FUNCTIONS, u, v)
     image = paint(background(rng, first), weave, shade(rng, second, 0.06))
     captions = []
     for i in range(n):
         colours = f"{COLOUR_NAMES[first[i]]} and {COLOUR_NAMES[second[i]]}"
-        words = join(keep(rng, 0.2, colours), PATTERN_NAMES[kind[i]], choose(rng, ("texture", "pattern", "surface")))
+        words = join(
+            keep(rng, 0.2, colours),
+            PATTERN_NAMES[kind[i]],
+            choose(rng, ("texture", "pattern", "surface")),
+        )
         captions.append(with_article(words))
     return image, captions
 
@@ -186,18 +256,34 @@ def signs(rng: Rng, n: int) -> Pictures:
         mark_colour=different(rng, colour),
         mark=np.where(rng.random(n) < 0.2, BLANK, rng.integers(len(PICTOGRAMS), size=n)),
     )
-    batch = Signs(**{f: np.where(named, getattr(by_name, f), getattr(free, f)) for f in Signs.__dataclass_fields__})
+    batch = Signs(
+        **{
+            f: np.where(named, getattr(by_name, f), getattr(free, f))
+            for f in Signs.__dataclass_fields__
+        }
+    )
     where = place(rng, n, 0.65, 1.0, tilt=0.05)
     u, v = local_coordinates(*grid(), **where)
-    image = draw_signs(rng, background(rng, rng.integers(len(COLOUR_NAMES), size=n)), batch, u, v, where["scale"])
+    image = draw_signs(
+        rng, background(rng, rng.integers(len(COLOUR_NAMES), size=n)), batch, u, v, where["scale"]
+    )
     captions = []
     for i in range(n):
         if named[i] and rng.random() < 0.5:
             core = with_article(f"{SIGN_NAMES[which[i]]} sign")
         else:
-            core = with_article(join(keep(rng, 0.7, COLOUR_NAMES[batch.colour[i]]), PLATE_NAMES[batch.plate[i]], "sign"))
+            core = with_article(
+                join(
+                    keep(rng, 0.7, COLOUR_NAMES[batch.colour[i]]),
+                    PLATE_NAMES[batch.plate[i]],
+                    "sign",
+                )
+            )
             if batch.mark[i] != BLANK and rng.random() < 0.75:
-                mark = join(keep(rng, 0.4, COLOUR_NAMES[batch.mark_colour[i]]), PICTOGRAMS[batch.mark[i]].lower())
+                mark = join(
+                    keep(rng, 0.4, COLOUR_NAMES[batch.mark_colour[i]]),
+                    PICTOGRAMS[batch.mark[i]].lower(),
+                )
                 core += f" with {with_article(mark)}"
         captions.append(core)
     return image, captions
@@ -210,11 +296,20 @@ def flowers(rng: Rng, n: int) -> Pictures:
     of_species = Flowers.of_species(species)
     petal_colour = rng.integers(len(COLOUR_NAMES), size=n)
     free = Flowers(
-        petals=rng.choice([3, 4, 5, 6, 8, 10, 12, 16], n), width=rng.uniform(0.1, 0.45, n), sharpness=rng.uniform(-0.5, 0.9, n),
-        petal_colour=petal_colour, centre_colour=different(rng, petal_colour), centre_radius=rng.uniform(0.14, 0.4, n),
+        petals=rng.choice([3, 4, 5, 6, 8, 10, 12, 16], n),
+        width=rng.uniform(0.1, 0.45, n),
+        sharpness=rng.uniform(-0.5, 0.9, n),
+        petal_colour=petal_colour,
+        centre_colour=different(rng, petal_colour),
+        centre_radius=rng.uniform(0.14, 0.4, n),
         layers=rng.choice([1, 1, 2], n),
-    )  # fmt: skip
-    batch = Flowers(**{f: np.where(known, getattr(of_species, f), getattr(free, f)) for f in Flowers.__dataclass_fields__})
+    )
+    batch = Flowers(
+        **{
+            f: np.where(known, getattr(of_species, f), getattr(free, f))
+            for f in Flowers.__dataclass_fields__
+        }
+    )
     where = place(rng, n, 0.6, 0.98)
     where.pop("angle")
     ground = background(rng, different(rng, batch.petal_colour))
@@ -222,7 +317,9 @@ def flowers(rng: Rng, n: int) -> Pictures:
     captions = []
     for i in range(n):
         if known[i] and rng.random() < 0.4:
-            core = with_article(choose(rng, ("{}", "{} flower", "{} in bloom")).format(SPECIES_NAMES[species[i]]))
+            core = with_article(
+                choose(rng, ("{}", "{} flower", "{} in bloom")).format(SPECIES_NAMES[species[i]])
+            )
         else:
             core = with_article(join(keep(rng, 0.5, COLOUR_NAMES[batch.petal_colour[i]]), "flower"))
             number = batch.petals[i]
@@ -245,17 +342,27 @@ def land(rng: Rng, n: int) -> Pictures:
 def faces(rng: Rng, n: int) -> Pictures:
     """Round emoticons of any colour on plain ground."""
     which = rng.integers(len(EXPRESSION_NAMES), size=n)
-    colour = np.where(rng.random(n) < 0.4, COLOUR_NAMES.index("yellow"), rng.integers(len(COLOUR_NAMES), size=n))
-    dark = np.isin(colour, [COLOUR_NAMES.index(name) for name in ("black", "brown", "blue", "purple")])
+    colour = np.where(
+        rng.random(n) < 0.4, COLOUR_NAMES.index("yellow"), rng.integers(len(COLOUR_NAMES), size=n)
+    )
+    dark = np.isin(
+        colour, [COLOUR_NAMES.index(name) for name in ("black", "brown", "blue", "purple")]
+    )
     where = place(rng, n, 0.7, 1.1, tilt=0.08)
     u, v = local_coordinates(*grid(), **where)
     image = background(rng, different(rng, colour))
-    image = paint(image, coverage(torch.hypot(u, v) - 0.82, where["scale"]), shade(rng, colour, 0.06))
-    ink = np.where(dark[:, None], mixture(rng, n, (0.95, 0.95, 0.95)), mixture(rng, n, (0.1, 0.08, 0.08)))
+    image = paint(
+        image, coverage(torch.hypot(u, v) - 0.82, where["scale"]), shade(rng, colour, 0.06)
+    )
+    ink = np.where(
+        dark[:, None], mixture(rng, n, (0.95, 0.95, 0.95)), mixture(rng, n, (0.1, 0.08, 0.08))
+    )
     image = draw_expressions(rng, image, which, u, v, where["scale"], ink)
     captions = []
     for i in which:
-        core = choose(rng, ("a {} face", "a face that looks {}", "somebody {}", "a {} person")).format(EXPRESSION_NAMES[i])
+        core = choose(
+            rng, ("a {} face", "a face that looks {}", "somebody {}", "a {} person")
+        ).format(EXPRESSION_NAMES[i])
         captions.append(core.replace("a angry", "an angry"))
     return image, captions
 

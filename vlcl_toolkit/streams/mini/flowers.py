@@ -101,7 +101,9 @@ def draw_flowers(
         along = (radius * torch.cos(offset)) / column(length)
         across = radius * torch.sin(offset).abs()
         taper = 1 - column(flowers.sharpness) * (along - 0.5)
-        outline = torch.hypot((along - 0.5) / 0.5, across / (column(width) * taper).clamp(min=0.02)) - 1
+        outline = (
+            torch.hypot((along - 0.5) / 0.5, across / (column(width) * taper).clamp(min=0.02)) - 1
+        )
         mask = coverage(outline * column(np.minimum(width, 0.3)), scale) * visible
         darker = (1 - 0.16 * layer) * (0.78 + 0.3 * along.clamp(0, 1)).unsqueeze(1)
         image = paint(image, mask, torch.as_tensor(colour).view(n, 3, 1, 1) * darker)

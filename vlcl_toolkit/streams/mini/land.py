@@ -8,8 +8,17 @@ import numpy as np
 import torch
 
 from vlcl_toolkit.streams.mini.canvas import (
-    Image, Plane, column, coverage, fill, grid, local_coordinates, paint, smooth_noise, warp,
-)  # fmt: skip
+    Image,
+    Plane,
+    column,
+    coverage,
+    fill,
+    grid,
+    local_coordinates,
+    paint,
+    smooth_noise,
+    warp,
+)
 from vlcl_toolkit.streams.mini.colours import mixture
 from vlcl_toolkit.streams.mini.patterns import wrap
 
@@ -62,19 +71,29 @@ def forest(t: Terrain) -> Image:
 
 
 def river(t: Terrain) -> Image:
-    bend = t.u + t.uniform(0.15, 0.4) * torch.sin(t.uniform(2, 4) * t.v + t.uniform(0, 6)) + t.uniform(-0.3, 0.3)
+    bend = (
+        t.u
+        + t.uniform(0.15, 0.4) * torch.sin(t.uniform(2, 4) * t.v + t.uniform(0, 6))
+        + t.uniform(-0.3, 0.3)
+    )
     return t.lay(t.ground("grass"), soft(bend.abs() - t.uniform(0.16, 0.34)), "water")
 
 
 def lake(t: Terrain) -> Image:
-    shore = torch.hypot(t.u - t.uniform(-0.2, 0.2), t.v * t.uniform(0.8, 1.3)) + 0.5 * (smooth_noise(t.rng, t.n, 4)[:, 0] - 0.5)
+    shore = torch.hypot(t.u - t.uniform(-0.2, 0.2), t.v * t.uniform(0.8, 1.3)) + 0.5 * (
+        smooth_noise(t.rng, t.n, 4)[:, 0] - 0.5
+    )
     return t.lay(t.ground("grass"), soft(shore - t.uniform(0.45, 0.7)), "water")
 
 
 def island(t: Terrain) -> Image:
-    shore = torch.hypot(t.u - t.uniform(-0.2, 0.2), t.v) + 0.5 * (smooth_noise(t.rng, t.n, 4)[:, 0] - 0.5)
+    shore = torch.hypot(t.u - t.uniform(-0.2, 0.2), t.v) + 0.5 * (
+        smooth_noise(t.rng, t.n, 4)[:, 0] - 0.5
+    )
     size = t.uniform(0.4, 0.65)
-    return t.lay(t.lay(t.ground("water"), soft(shore - size), "sand"), soft(shore - size + 0.14), "grass")
+    return t.lay(
+        t.lay(t.ground("water"), soft(shore - size), "sand"), soft(shore - size + 0.14), "grass"
+    )
 
 
 def beach(t: Terrain) -> Image:
@@ -136,16 +155,29 @@ def harbor(t: Terrain) -> Image:
 
 def airport(t: Terrain) -> Image:
     first = t.u.abs() - t.uniform(0.12, 0.18)
-    second = (t.v * t.uniform(0.7, 1) + t.u * t.uniform(-0.4, 0.4) + t.uniform(-0.3, 0.3)).abs() - t.uniform(0.1, 0.16)
+    second = (
+        t.v * t.uniform(0.7, 1) + t.u * t.uniform(-0.4, 0.4) + t.uniform(-0.3, 0.3)
+    ).abs() - t.uniform(0.1, 0.16)
     image = t.lay(t.ground("grass"), soft(torch.minimum(first, second)), "rock")
     return t.lay(image, soft(torch.maximum(t.u.abs() - 0.025, 0.25 - wrap(t.v * 3).abs())), "snow")
 
 
 TERRAINS: dict[str, Callable[[Terrain], Image]] = {
-    "forest": forest, "river": river, "lake": lake, "island": island, "beach": beach, "desert": desert, "field": field,
-    "road": road, "village": village, "orchard": orchard, "mountain": mountain, "glacier": glacier, "harbor": harbor,
+    "forest": forest,
+    "river": river,
+    "lake": lake,
+    "island": island,
+    "beach": beach,
+    "desert": desert,
+    "field": field,
+    "road": road,
+    "village": village,
+    "orchard": orchard,
+    "mountain": mountain,
+    "glacier": glacier,
+    "harbor": harbor,
     "airport": airport,
-}  # fmt: skip
+}
 TERRAIN_NAMES = tuple(TERRAINS)
 
 

@@ -47,7 +47,12 @@ def zigzag(u: Plane, v: Plane) -> Plane:
 
 def bricks(u: Plane, v: Plane) -> Plane:
     row = torch.floor(v * 1.3)
-    return step(torch.minimum(0.5 - wrap(v * 1.3 - 0.5).abs(), 0.62 - wrap(u * 0.65 + 0.5 * row).abs() / 0.8) - 0.08)
+    return step(
+        torch.minimum(
+            0.5 - wrap(v * 1.3 - 0.5).abs(), 0.62 - wrap(u * 0.65 + 0.5 * row).abs() / 0.8
+        )
+        - 0.08
+    )
 
 
 def rings(u: Plane, v: Plane) -> Plane:
@@ -73,7 +78,9 @@ def honeycomb(u: Plane, v: Plane) -> Plane:
 
 
 def speckles(u: Plane, v: Plane) -> Plane:
-    blobs = torch.sin(5.3 * u + 2.1 * torch.sin(3.7 * v)) + torch.sin(4.9 * v + 2.7 * torch.sin(4.3 * u))
+    blobs = torch.sin(5.3 * u + 2.1 * torch.sin(3.7 * v)) + torch.sin(
+        4.9 * v + 2.7 * torch.sin(4.3 * u)
+    )
     return step((blobs - 0.9) / 3)
 
 

@@ -37,7 +37,12 @@ from vlcl_toolkit.files import make_folder, sha256_of, write_atomic
 from vlcl_toolkit.seeds import derive_seed, generator
 from vlcl_toolkit.streams.base import Task
 from vlcl_toolkit.streams.mini import mini_stream
-from vlcl_toolkit.streams.mini.architecture import CONFIG_FILE, WEIGHTS_FILE, MiniTokenizer, new_model
+from vlcl_toolkit.streams.mini.architecture import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    MiniTokenizer,
+    new_model,
+)
 from vlcl_toolkit.streams.mini.families import World, draw_world
 
 LOG_FILE = "pretraining.csv"
@@ -94,20 +99,31 @@ def learning_rate(config: PretrainConfig, step: int) -> float:
     total = config.rounds * config.steps_per_round
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    return config.learning_rate / 2 * (1 + math.cos(math.pi * (step - config.warmup) / (total - config.warmup)))
+    return (
+        config.learning_rate
+        / 2
+        * (1 + math.cos(math.pi * (step - config.warmup) / (total - config.warmup)))
+    )
 
 
 def build_tokenizer(config: PretrainConfig, tasks: Sequence[Task]) -> MiniTokenizer:
     """The tokenizer that knows the captions of a sample of the world, and the prompts of the downstream tasks."""
     rng = np.random.default_rng(derive_seed("vocabulary", config.seed))
     texts = [caption for _ in range(8) for caption in draw_world(rng, 4096).captions]
-    texts += [prompt for task in tasks for template in range(len(task.templates)) for prompt in task.prompts(template)]
+    texts += [
+        prompt
+        for task in tasks
+        for template in range(len(task.templates))
+        for prompt in task.prompts(template)
+    ]
     return MiniTokenizer.from_texts(texts)
 
 
 def draw_round(config: PretrainConfig, index: int) -> World:
     """The images and captions of one round; independent of every other round."""
-    return draw_world(np.random.default_rng(derive_seed("world", config.seed, index)), config.round_size)
+    return draw_world(
+        np.random.default_rng(derive_seed("world", config.seed, index)), config.round_size
+    )
 
 
 @torch.inference_mode()
@@ -138,7 +154,10 @@ class Pretraining:
         parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+                {
+                    "params": [p for p in parameters if p.ndim > 1],
+                    "weight_decay": config.weight_decay,
+                },
                 {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
             ],
             betas=(0.9, 0.98),
@@ -156,17 +175,23 @@ class Pretraining:
         meanings = torch.tensor([numbers[meaning] for meaning in world.meanings])
         losses = []
         for repetition in range(config.reuse):
-            order = torch.randperm(config.round_size, generator=generator("order", config.seed, index, repetition))
+            order = torch.randperm(
+                config.round_size, generator=generator("order", config.seed, index, repetition)
+            )
             for batch in order.split(config.batch_size)[: config.round_size // config.batch_size]:
                 step = index * config.steps_per_round + len(losses)
-                losses.append(self.train_step(step, world.images[batch], tokens[batch], meanings[batch]))
+                losses.append(
+                    self.train_step(step, world.images[batch], tokens[batch], meanings[batch])
+                )
         return float(np.mean(losses))
 
     def train_step(self, step: int, images: Tensor, tokens: Tensor, meanings: Tensor) -> float:
         """One optimiser step on one batch; the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step)
-        image_features = normalize(self.model.visual(self.clip.eval_transform(images).to(self.clip.device)))
+        image_features = normalize(
+            self.model.visual(self.clip.eval_transform(images).to(self.clip.device))
+        )
         text_features = normalize(encode_tokens(self.model, tokens))
         scale = self.model.logit_scale.exp()
         loss = contrastive_loss(image_features, text_features, scale, meanings.to(self.clip.device))
@@ -210,13 +235,17 @@ class Pretraining:
 
 def write_csv(path: Path, log: list[dict[str, float]], columns: Sequence[str]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["samples", "loss", "learning_rate", "logit_scale", *columns], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, ["samples", "loss", "learning_rate", "logit_scale", *columns], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows({name: f"{value:.6g}" for name, value in line.items()} for line in log)
     write_atomic(path, text.getvalue().encode())
 
 
-def pretrain_mini(config: PretrainConfig, out: str | Path, *, device: str = "auto", progress: bool = True) -> Path:
+def pretrain_mini(
+    config: PretrainConfig, out: str | Path, *, device: str = "auto", progress: bool = True
+) -> Path:
     """Pre-train the miniature CLIP; return the folder with its weights (float16), settings and log.
 
     Interrupt it at any time: the same call goes on after the last finished round, to the identical weights.
@@ -229,11 +258,19 @@ def pretrain_mini(config: PretrainConfig, out: str | Path, *, device: str = "aut
         first = 0
         if (saved := store.load()) is not None:
             if saved.state["config"] != asdict(config):
-                raise UserError(f"{folder} holds a pre-training with other settings; choose another --out or remove it")
+                raise UserError(
+                    f"{folder} holds a pre-training with other settings; choose another --out or remove it"
+                )
             first = saved.step
             training.restore(saved.tensors, saved.state)
         names = [task.name for task in training.tasks]
-        with tqdm(total=config.rounds, initial=first, disable=not progress, unit="round", desc="pre-training") as bar:
+        with tqdm(
+            total=config.rounds,
+            initial=first,
+            disable=not progress,
+            unit="round",
+            desc="pre-training",
+        ) as bar:
             for index in range(first, config.rounds):
                 line = training.record(index, training.train_round(index))
                 store.save(index + 1, *training.state())
@@ -242,13 +279,19 @@ def pretrain_mini(config: PretrainConfig, out: str | Path, *, device: str = "aut
                     mean = float(np.mean([line[name] for name in names]))
                     bar.set_postfix(loss=f"{line['loss']:.2f}", zero_shot=f"{mean:.1f} %")
                 bar.update()
-        half = {name: tensor.half().contiguous().cpu() for name, tensor in training.model.state_dict().items()}
+        half = {
+            name: tensor.half().contiguous().cpu()
+            for name, tensor in training.model.state_dict().items()
+        }
         write_atomic(folder / WEIGHTS_FILE, save(half))
         settings = {
             "sha256": sha256_of(folder / WEIGHTS_FILE),
             "token_ids": training.tokenizer.known_ids,
             "pretraining": asdict(config),
-            "versions": {"torch": torch.__version__.partition("+")[0], "open_clip": open_clip.__version__},
+            "versions": {
+                "torch": torch.__version__.partition("+")[0],
+                "open_clip": open_clip.__version__,
+            },
         }
         write_atomic(folder / CONFIG_FILE, (json.dumps(settings, indent=1) + "\n").encode())
     return folder

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from vlcl_toolkit.streams.mini import canvas
-from vlcl_toolkit.streams.mini.canvas import by_kind, column, coverage, grid, local_coordinates, paint
+from vlcl_toolkit.streams.mini.canvas import (
+    by_kind,
+    column,
+    coverage,
+    grid,
+    local_coordinates,
+    paint,
+)
 from vlcl_toolkit.streams.mini.captions import NUMBER_WORDS, choose, plural, with_article
 from vlcl_toolkit.streams.mini.colours import COLOUR_NAMES, mixture, shade
 from vlcl_toolkit.streams.mini.faces import EXPRESSION_NAMES
@@ -21,41 +28,79 @@ from vlcl_toolkit.streams.mini.shapes import SHAPE_NAMES, SILHOUETTES
 from vlcl_toolkit.streams.mini.signs import PLATE_NAMES
 
 PAINTING = Look(
-    water=(0.30, 0.45, 0.52), grass=(0.55, 0.58, 0.30), wood=(0.30, 0.34, 0.20), sand=(0.82, 0.70, 0.50),
-    soil=(0.52, 0.40, 0.32), rock=(0.50, 0.47, 0.50), snow=(0.88, 0.85, 0.82), road=(0.55, 0.50, 0.46),
-    roof=(0.66, 0.42, 0.30), spread=0.12, roughness=0.3,
-)  # fmt: skip
+    water=(0.30, 0.45, 0.52),
+    grass=(0.55, 0.58, 0.30),
+    wood=(0.30, 0.34, 0.20),
+    sand=(0.82, 0.70, 0.50),
+    soil=(0.52, 0.40, 0.32),
+    rock=(0.50, 0.47, 0.50),
+    snow=(0.88, 0.85, 0.82),
+    road=(0.55, 0.50, 0.46),
+    roof=(0.66, 0.42, 0.30),
+    spread=0.12,
+    roughness=0.3,
+)
 
 
 def reference_images(rng: np.random.Generator, n: int) -> torch.Tensor:
     """n unlabelled collages, uint8 [n, 3, h, w]."""
     x, y = grid()
     base = draw_terrain(rng, rng.integers(len(TERRAIN_NAMES), size=n), PAINTING)
-    u, v = local_coordinates(x, y, scale=rng.uniform(0.4, 0.9, n), angle=rng.uniform(0, 2 * np.pi, n))
+    u, v = local_coordinates(
+        x, y, scale=rng.uniform(0.4, 0.9, n), angle=rng.uniform(0, 2 * np.pi, n)
+    )
     weave = by_kind(rng.integers(len(PATTERN_NAMES), size=n), PATTERN_FUNCTIONS, u, v)
     split = coverage(u * column(rng.choice([-1, 1], n)) + column(rng.uniform(-0.6, 0.9, n)), 0.5)
-    cloth = paint(canvas.fill(mixture(rng, n, (0.5, 0.5, 0.5), 0.2)), weave, mixture(rng, n, (0.6, 0.55, 0.5), 0.2))
+    cloth = paint(
+        canvas.fill(mixture(rng, n, (0.5, 0.5, 0.5), 0.2)),
+        weave,
+        mixture(rng, n, (0.6, 0.55, 0.5), 0.2),
+    )
     image = paint(base, split * column(rng.random(n) < 0.7), cloth)
     for _ in range(2):
         where = {
-            "centre_x": rng.uniform(-0.6, 0.6, n), "centre_y": rng.uniform(-0.6, 0.6, n), "scale": rng.uniform(0.35, 0.8, n),
-        }  # fmt: skip
+            "centre_x": rng.uniform(-0.6, 0.6, n),
+            "centre_y": rng.uniform(-0.6, 0.6, n),
+            "scale": rng.uniform(0.35, 0.8, n),
+        }
         colour = shade(rng, rng.integers(len(COLOUR_NAMES), size=n), 0.12)
         u, v = local_coordinates(x, y, **where, angle=rng.uniform(0, 2 * np.pi, n))
-        figure = coverage(by_kind(rng.integers(len(SHAPE_NAMES), size=n), SILHOUETTES, u, v), where["scale"])
+        figure = coverage(
+            by_kind(rng.integers(len(SHAPE_NAMES), size=n), SILHOUETTES, u, v), where["scale"]
+        )
         image = paint(image, figure * column(rng.random(n) < 0.5), colour)
     letters = draw_characters(
-        rng.integers(len(CHARACTERS), size=n), rng.integers(len(FONTS), size=n), centre_x=rng.uniform(-0.5, 0.5, n),
-        centre_y=rng.uniform(-0.5, 0.5, n), scale=rng.uniform(0.3, 0.8, n), angle=rng.normal(0, 0.4, n),
-    )  # fmt: skip
-    image = paint(image, letters * column(rng.random(n) < 0.35), shade(rng, rng.integers(len(COLOUR_NAMES), size=n), 0.1))
+        rng.integers(len(CHARACTERS), size=n),
+        rng.integers(len(FONTS), size=n),
+        centre_x=rng.uniform(-0.5, 0.5, n),
+        centre_y=rng.uniform(-0.5, 0.5, n),
+        scale=rng.uniform(0.3, 0.8, n),
+        angle=rng.normal(0, 0.4, n),
+    )
+    image = paint(
+        image,
+        letters * column(rng.random(n) < 0.35),
+        shade(rng, rng.integers(len(COLOUR_NAMES), size=n), 0.1),
+    )
     bloom = draw_flowers(
-        rng, image, Flowers.of_species(rng.integers(len(SPECIES_NAMES), size=n)), x, y, centre_x=rng.uniform(-0.5, 0.5, n),
-        centre_y=rng.uniform(-0.5, 0.5, n), scale=rng.uniform(0.3, 0.7, n), colour_spread=0.15, jitter=0.2,
-    )  # fmt: skip
+        rng,
+        image,
+        Flowers.of_species(rng.integers(len(SPECIES_NAMES), size=n)),
+        x,
+        y,
+        centre_x=rng.uniform(-0.5, 0.5, n),
+        centre_y=rng.uniform(-0.5, 0.5, n),
+        scale=rng.uniform(0.3, 0.7, n),
+        colour_spread=0.15,
+        jitter=0.2,
+    )
     image = torch.where(torch.from_numpy(rng.random(n) < 0.3).view(n, 1, 1, 1), bloom, image)
-    image = canvas.tone(image, rng.uniform(0.7, 1.1, n), rng.normal(0, 0.08, n), rng.uniform(0.3, 1.1, n))
-    return canvas.to_bytes(canvas.grain(rng, canvas.blur(image, rng.uniform(0, 1, n)), rng.uniform(0, 0.05, n)))
+    image = canvas.tone(
+        image, rng.uniform(0.7, 1.1, n), rng.normal(0, 0.08, n), rng.uniform(0.3, 1.1, n)
+    )
+    return canvas.to_bytes(
+        canvas.grain(rng, canvas.blur(image, rng.uniform(0, 1, n)), rng.uniform(0, 0.05, n))
+    )
 
 
 def reference_sentences(rng: np.random.Generator, n: int) -> list[str]:

@@ -39,7 +39,10 @@ def polygon(u: Plane, v: Plane, *corners: tuple[float, float]) -> Plane:
 
 def regular(corners: int, radius: float = 0.9, turn: float = 0.0) -> Silhouette:
     points = [
-        (radius * math.sin(2 * math.pi * k / corners + turn), -radius * math.cos(2 * math.pi * k / corners + turn))
+        (
+            radius * math.sin(2 * math.pi * k / corners + turn),
+            -radius * math.cos(2 * math.pi * k / corners + turn),
+        )
         for k in range(corners)
     ]
     return lambda u, v: polygon(u, v, *points)
@@ -47,7 +50,10 @@ def regular(corners: int, radius: float = 0.9, turn: float = 0.0) -> Silhouette:
 
 def star(points: int = 5, inner: float = 0.4) -> Silhouette:
     radii = [0.95 if k % 2 == 0 else inner for k in range(2 * points)]
-    corners = [(r * math.sin(math.pi * k / points), -r * math.cos(math.pi * k / points)) for k, r in enumerate(radii)]
+    corners = [
+        (r * math.sin(math.pi * k / points), -r * math.cos(math.pi * k / points))
+        for k, r in enumerate(radii)
+    ]
     return lambda u, v: polygon(u, v, *corners)
 
 
@@ -68,9 +74,11 @@ def cut(distance: Plane, hole: Plane) -> Plane:
 
 def heart(u: Plane, v: Plane) -> Plane:
     return union(
-        disc(u, v, -0.4, -0.3, 0.44), disc(u, v, 0.4, -0.3, 0.44),
-        polygon(u, v, (-0.76, -0.06), (0.76, -0.06), (0.0, 0.9)), box(u, v, 0.0, -0.2, 0.3, 0.2),
-    )  # fmt: skip
+        disc(u, v, -0.4, -0.3, 0.44),
+        disc(u, v, 0.4, -0.3, 0.44),
+        polygon(u, v, (-0.76, -0.06), (0.76, -0.06), (0.0, 0.9)),
+        box(u, v, 0.0, -0.2, 0.3, 0.2),
+    )
 
 
 def drop(u: Plane, v: Plane) -> Plane:
@@ -79,7 +87,10 @@ def drop(u: Plane, v: Plane) -> Plane:
 
 def cloud(u: Plane, v: Plane) -> Plane:
     return union(
-        disc(u, v, -0.5, 0.15, 0.38), disc(u, v, 0.5, 0.15, 0.38), disc(u, v, 0, -0.15, 0.5), box(u, v, 0, 0.33, 0.5, 0.2)
+        disc(u, v, -0.5, 0.15, 0.38),
+        disc(u, v, 0.5, 0.15, 0.38),
+        disc(u, v, 0, -0.15, 0.5),
+        box(u, v, 0, 0.33, 0.5, 0.2),
     )
 
 
@@ -93,7 +104,10 @@ def tree(u: Plane, v: Plane) -> Plane:
 
 def fish(u: Plane, v: Plane) -> Plane:
     body = torch.maximum(disc(u, v, -0.15, 0.75, 1.05), disc(u, v, -0.15, -0.75, 1.05))
-    return cut(union(body, polygon(u, v, (0.35, 0), (0.92, -0.45), (0.92, 0.45))), disc(u, v, -0.5, -0.08, 0.07))
+    return cut(
+        union(body, polygon(u, v, (0.35, 0), (0.92, -0.45), (0.92, 0.45))),
+        disc(u, v, -0.5, -0.08, 0.07),
+    )
 
 
 def boat(u: Plane, v: Plane) -> Plane:
@@ -117,7 +131,12 @@ def mushroom(u: Plane, v: Plane) -> Plane:
 
 def key(u: Plane, v: Plane) -> Plane:
     bow = (torch.hypot(u, v + 0.52) - 0.28).abs() - 0.11
-    return union(bow, box(u, v, 0, 0.32, 0.09, 0.58), box(u, v, 0.2, 0.8, 0.2, 0.08), box(u, v, 0.16, 0.52, 0.16, 0.08))
+    return union(
+        bow,
+        box(u, v, 0, 0.32, 0.09, 0.58),
+        box(u, v, 0.2, 0.8, 0.2, 0.08),
+        box(u, v, 0.16, 0.52, 0.16, 0.08),
+    )
 
 
 def cup(u: Plane, v: Plane) -> Plane:
@@ -126,7 +145,9 @@ def cup(u: Plane, v: Plane) -> Plane:
 
 
 def flag(u: Plane, v: Plane) -> Plane:
-    return union(box(u, v, -0.62, 0, 0.07, 0.92), polygon(u, v, (-0.6, -0.9), (0.8, -0.5), (-0.6, -0.08)))
+    return union(
+        box(u, v, -0.62, 0, 0.07, 0.92), polygon(u, v, (-0.6, -0.9), (0.8, -0.5), (-0.6, -0.08))
+    )
 
 
 def leaf(u: Plane, v: Plane) -> Plane:
@@ -135,7 +156,10 @@ def leaf(u: Plane, v: Plane) -> Plane:
 
 
 def bell(u: Plane, v: Plane) -> Plane:
-    body = union(disc(u, v, 0, -0.25, 0.48), polygon(u, v, (-0.47, -0.25), (0.47, -0.25), (0.82, 0.5), (-0.82, 0.5)))
+    body = union(
+        disc(u, v, 0, -0.25, 0.48),
+        polygon(u, v, (-0.47, -0.25), (0.47, -0.25), (0.82, 0.5), (-0.82, 0.5)),
+    )
     return union(body, disc(u, v, 0, 0.62, 0.18), disc(u, v, 0, -0.78, 0.12))
 
 
@@ -157,12 +181,20 @@ def cross(u: Plane, v: Plane) -> Plane:
 
 
 def candle(u: Plane, v: Plane) -> Plane:
-    return union(box(u, v, 0, 0.42, 0.28, 0.5), torch.hypot(u * 1.7, v + 0.45) - 0.3, box(u, v, 0, -0.1, 0.04, 0.1))
+    return union(
+        box(u, v, 0, 0.42, 0.28, 0.5),
+        torch.hypot(u * 1.7, v + 0.45) - 0.3,
+        box(u, v, 0, -0.1, 0.04, 0.1),
+    )
 
 
 def hand(u: Plane, v: Plane) -> Plane:
     fingers = [box(u, v, x, -0.35, 0.09, 0.5) for x in (-0.4, -0.14, 0.12, 0.38)]
-    return union(box(u, v, 0, 0.4, 0.5, 0.42), *fingers, polygon(u, v, (0.4, 0.5), (0.9, -0.15), (0.75, -0.25), (0.35, 0.15)))
+    return union(
+        box(u, v, 0, 0.4, 0.5, 0.42),
+        *fingers,
+        polygon(u, v, (0.4, 0.5), (0.9, -0.15), (0.75, -0.25), (0.35, 0.15)),
+    )
 
 
 SHAPES: dict[str, Silhouette] = {
@@ -178,11 +210,19 @@ SHAPES: dict[str, Silhouette] = {
     "ring": ring,
     "moon": crescent,
     "arrow": outline_of(
-        (-0.9, -0.22), (0.15, -0.22), (0.15, -0.62), (0.92, 0), (0.15, 0.62), (0.15, 0.22), (-0.9, 0.22)
+        (-0.9, -0.22),
+        (0.15, -0.22),
+        (0.15, -0.62),
+        (0.92, 0),
+        (0.15, 0.62),
+        (0.15, 0.22),
+        (-0.9, 0.22),
     ),
     "drop": drop,
     "cloud": cloud,
-    "house": outline_of((-0.7, 0.85), (-0.7, -0.1), (-0.92, -0.1), (0, -0.9), (0.92, -0.1), (0.7, -0.1), (0.7, 0.85)),
+    "house": outline_of(
+        (-0.7, 0.85), (-0.7, -0.1), (-0.92, -0.1), (0, -0.9), (0.92, -0.1), (0.7, -0.1), (0.7, 0.85)
+    ),
     "tree": tree,
     "fish": fish,
     "boat": boat,
@@ -197,11 +237,21 @@ SHAPES: dict[str, Silhouette] = {
     "candle": candle,
     "hand": hand,
     "crown": outline_of(
-        (-0.85, 0.65), (-0.9, -0.55), (-0.42, 0.0), (0, -0.75), (0.42, 0.0), (0.9, -0.55), (0.85, 0.65)
+        (-0.85, 0.65),
+        (-0.9, -0.55),
+        (-0.42, 0.0),
+        (0, -0.75),
+        (0.42, 0.0),
+        (0.9, -0.55),
+        (0.85, 0.65),
     ),
-    "bolt": outline_of((0.25, -0.95), (-0.6, 0.15), (-0.1, 0.15), (-0.3, 0.95), (0.6, -0.2), (0.08, -0.2)),
+    "bolt": outline_of(
+        (0.25, -0.95), (-0.6, 0.15), (-0.1, 0.15), (-0.3, 0.95), (0.6, -0.2), (0.08, -0.2)
+    ),
     "mountain": outline_of((-0.95, 0.7), (-0.3, -0.55), (0.05, 0.05), (0.35, -0.3), (0.95, 0.7)),
-    "hourglass": outline_of((-0.65, -0.85), (0.65, -0.85), (0.1, 0), (0.65, 0.85), (-0.65, 0.85), (-0.1, 0)),
+    "hourglass": outline_of(
+        (-0.65, -0.85), (0.65, -0.85), (0.1, 0), (0.65, 0.85), (-0.65, 0.85), (-0.1, 0)
+    ),
 }
 SHAPE_NAMES = tuple(SHAPES)
 SILHOUETTES = {index: SHAPES[name] for index, name in enumerate(SHAPE_NAMES)}

@@ -6,10 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vlcl_toolkit.streams.mini.canvas import Image, Plane, by_kind, column, coverage, local_coordinates, paint
+from vlcl_toolkit.streams.mini.canvas import (
+    Image,
+    Plane,
+    by_kind,
+    column,
+    coverage,
+    paint,
+)
 from vlcl_toolkit.streams.mini.colours import COLOUR_NAMES, shade
 from vlcl_toolkit.streams.mini.glyphs import CHARACTERS, FONTS, draw_characters
-from vlcl_toolkit.streams.mini.shapes import SHAPES, SHAPE_NAMES, SILHOUETTES, box, outline_of, regular
+from vlcl_toolkit.streams.mini.shapes import (
+    SHAPE_NAMES,
+    SHAPES,
+    SILHOUETTES,
+    box,
+    outline_of,
+    regular,
+)
 
 PLATES = {
     "circle": SHAPES["circle"],
@@ -90,15 +104,21 @@ class Signs:
         )
 
 
-def pictogram(rng: np.random.Generator, marks: np.ndarray, u: Plane, v: Plane, scale: np.ndarray) -> Plane:
+def pictogram(
+    rng: np.random.Generator, marks: np.ndarray, u: Plane, v: Plane, scale: np.ndarray
+) -> Plane:
     """Coverage [n, h, w] of the pictograms ``marks`` in the plate's coordinates."""
     mask = torch.zeros_like(u)
     characters = np.flatnonzero((marks >= 0) & (marks < len(CHARACTERS)))
     if len(characters):
         rows = torch.from_numpy(characters)
-        fonts = rng.integers(0, 2, len(characters))  # the two sans-serif faces that real signs resemble
+        fonts = rng.integers(
+            0, 2, len(characters)
+        )  # the two sans-serif faces that real signs resemble
         assert len(FONTS) >= 2
-        drawn = draw_characters(marks[characters], fonts, scale=np.full(len(characters), 0.62), bend=(u[rows], v[rows]))
+        drawn = draw_characters(
+            marks[characters], fonts, scale=np.full(len(characters), 0.62), bend=(u[rows], v[rows])
+        )
         mask[rows] = drawn
     for kind in np.unique(marks[marks >= len(CHARACTERS)]):
         where = np.flatnonzero(marks == kind)
@@ -120,7 +140,13 @@ def pictogram(rng: np.random.Generator, marks: np.ndarray, u: Plane, v: Plane, s
 
 
 def draw_signs(
-    rng: np.random.Generator, image: Image, signs: Signs, u: Plane, v: Plane, scale: np.ndarray, colour_spread: float = 0.05
+    rng: np.random.Generator,
+    image: Image,
+    signs: Signs,
+    u: Plane,
+    v: Plane,
+    scale: np.ndarray,
+    colour_spread: float = 0.05,
 ) -> Image:
     """Paint one sign per image in local coordinates u, v (the plate fills about [-0.9, 0.9])."""
     distance = by_kind(signs.plate, PLATE_FUNCTIONS, u, v)

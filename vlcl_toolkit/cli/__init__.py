@@ -1,0 +1,37 @@
+"""The command line: vlcl run | compare | search | show | figures | pretrain-mini.
+
+Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from vlcl_toolkit.errors import UserError
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on ``arguments`` (default: those of the process); the exit code."""
+    # Nothing of the miniature needs a hub, and a machine without a network should not be asked to wait for one.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from vlcl_toolkit.cli.commands import COMMANDS
+
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="vlcl",
+            description="Continual learning of CLIP models: run methods, compare them, look at what happened.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except UserError as error:
+        print(f"vlcl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vlcl: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,250 @@
+"""What each command does; tyro makes options and help of the signatures and docstrings."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from vlcl_toolkit.errors import UserError
+
+Backbone = Annotated["BackboneOptions", tyro.conf.arg(name="")]
+KeyValues = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """Which CLIP, where and how it computes."""
+
+    backbone: str = "mini"
+    """"mini" (embedded) or any ViT CLIP of open_clip, e.g. ViT-B-16-quickgelu."""
+    pretrained: str | None = None
+    """Weights that open_clip knows for that backbone, e.g. openai."""
+    checkpoint: Path | None = None
+    """A local weights file instead (.safetensors, .pt, .pth)."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the towers."""
+
+    def load(self):
+        from vlcl_toolkit.clip import load_clip
+
+        return load_clip(
+            self.backbone,
+            pretrained=self.pretrained,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+        )
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UserError(
+                f"a setting is written NAME=VALUE; found {pair!r}; e.g. --set learning_rate=3e-4"
+            )
+        settings[name] = _value(text)
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # a plain word is a word
+        return text
+
+
+def run(
+    method: str,
+    backbone: Backbone = BackboneOptions(),
+    stream: str = "mini",
+    order: str | None = None,
+    tasks: str | None = None,
+    few_shot: int | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    set: KeyValues = (),
+    checkpoint_every: int = 50,
+) -> None:
+    """Learn the tasks of a stream one after another with one method, and test all of them after each.
+
+    Interrupt it at any time: the same command goes on where it stopped, and ends in the identical result.
+
+    Args:
+        method: Name of the method, e.g. finetune.
+        stream: Name of the stream.
+        order: Task names or indices, comma-separated, each once; "reversed" or "alphabetical".
+        tasks: Learn only these tasks (names or indices, comma-separated).
+        few_shot: Training images per class; all by default.
+        seed: Of data order, augmentation and whatever the method draws.
+        out: The run's folder; default: runs/<stream>/<method>/<order and config hash>.
+        set: Settings of the method that differ from the recipe, e.g. --set learning_rate=3e-4 iterations=50.
+        checkpoint_every: Steps between two checkpoints.
+    """
+    from vlcl_toolkit.cli.tables import print_run
+    from vlcl_toolkit.streams.base import load_stream
+    from vlcl_toolkit.training import run as run_method
+
+    chosen = load_stream(stream)
+    if tasks is not None:
+        chosen = chosen.subset([key.strip() for key in tasks.split(",")])
+    if order is not None:
+        chosen = chosen.reorder(order)
+    if few_shot is not None:
+        chosen = chosen.few_shot(few_shot, seed=seed)
+    result = run_method(
+        method,
+        chosen,
+        backbone.load(),
+        seed=seed,
+        out=out,
+        config=_settings(set),
+        checkpoint_every=checkpoint_every,
+    )
+    print_run(result)
+
+
+def compare(
+    backbone: Backbone = BackboneOptions(),
+    methods: tuple[str, ...] = ("all",),
+    stream: str = "mini",
+    seeds: tuple[int, ...] = (0,),
+    orders: tuple[str, ...] = (),
+    alone: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Run several methods over seeds and orders; print and write one table, and figures.
+
+    Args:
+        methods: Names, or "all".
+        stream: Name of the stream.
+        seeds: One run of each method per seed.
+        orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
+        alone: Instead, let each method learn every task alone from the frozen backbone.
+        out: Folder of table and figures; default: runs/<stream>/comparison. The runs lie in their own folders.
+    """
+    from vlcl_toolkit import experiments
+    from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
+    from vlcl_toolkit.cli.gallery import write_comparison
+    from vlcl_toolkit.cli.tables import print_alone, print_comparison
+    from vlcl_toolkit.files import make_folder, write_atomic
+    from vlcl_toolkit.streams.base import load_stream
+
+    chosen, folder = load_stream(stream), make_folder(out or Path("runs", stream, "comparison"))
+    clip = backbone.load()
+    if alone:
+        for method in experiments.choose_methods(methods):
+            table = alone_table(experiments.learn_alone(method, chosen, clip, seeds=seeds))
+            write_atomic(folder / f"alone_{method}.csv", table.to_csv(float_format="%.4f").encode())
+            print_alone(method, table, len(seeds))
+        return
+    results = experiments.compare(methods, chosen, clip, seeds=seeds, orders=orders)
+    scores = score_table(results)
+    write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.4f").encode())
+    write_comparison(folder, results, scores)
+    print_comparison(mean_and_spread(scores))
+    print(f"table and figures: {folder}")
+
+
+def search(
+    method: str,
+    setting: str,
+    values: tuple[str, ...],
+    backbone: Backbone = BackboneOptions(),
+    stream: str = "mini",
+    seeds: tuple[int, ...] = (0, 1),
+    orders: tuple[str, ...] = ("default", "reversed"),
+    out: Path | None = None,
+) -> None:
+    """Try values of one setting and show which one validation accuracy prefers.
+
+    The choice looks at validation images of the task being learned alone; test scores are written beside them.
+
+    Args:
+        method: Name of the method.
+        setting: Name of the setting, e.g. learning_rate.
+        values: What to try.
+        stream: Name of the stream.
+        seeds: Seeds per value and order.
+        orders: Task orders, each as for `vlcl run --order`.
+        out: Folder of the table; default: runs/<stream>/search.
+    """
+    from vlcl_toolkit import experiments
+    from vlcl_toolkit.analysis.comparison import mean_and_spread, score_table
+    from vlcl_toolkit.cli.tables import print_search
+    from vlcl_toolkit.files import make_folder, write_atomic
+    from vlcl_toolkit.streams.base import load_stream
+
+    folder = make_folder(out or Path("runs", stream, "search"))
+    parsed = [_value(value) for value in values]
+    results = experiments.search(
+        method, load_stream(stream), backbone.load(), setting, parsed, seeds=seeds, orders=orders
+    )
+    scores = score_table(results, setting)
+    write_atomic(
+        folder / f"{method}_{setting}.csv", scores.to_csv(index=False, float_format="%.4f").encode()
+    )
+    print_search(method, setting, mean_and_spread(scores, setting))
+
+
+def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Print what a run's folder holds, finished or not.
+
+    Args:
+        folder: The run's folder.
+    """
+    from vlcl_toolkit.cli.tables import print_run
+    from vlcl_toolkit.results import RunResult
+
+    print_run(RunResult.load(folder))
+
+
+def figures(out: Path = Path("figures")) -> None:
+    """Rebuild the gallery of figures from runs on the embedded stream.
+
+    Args:
+        out: Folder of the gallery.
+    """
+    from vlcl_toolkit.cli.gallery import write_gallery
+
+    for path in write_gallery(out):
+        print(path)
+
+
+def pretrain_mini(
+    samples: int = 1_700_000,
+    seed: int = 0,
+    out: Path = Path("runs/pretrain-mini"),
+    device: str = "auto",
+) -> None:
+    """Pre-train the miniature CLIP from scratch on its drawn world (about an hour on two CPU cores).
+
+    Interrupt it at any time: the same command goes on after the last finished round. To use the result, copy
+    mini_clip.safetensors, mini_clip.json and pretraining.csv into data/mini.
+
+    Args:
+        samples: Captioned images shown, repetitions counted.
+        seed: Of weights, world and order.
+        out: Folder of weights, log and checkpoints.
+        device: auto, cpu or cuda.
+    """
+    from vlcl_toolkit.streams.mini.pretrain import PretrainConfig, pretrain_mini
+
+    print(
+        f"weights, settings and log: {pretrain_mini(PretrainConfig(samples=samples, seed=seed), out, device=device)}"
+    )
+
+
+COMMANDS = {
+    "run": run,
+    "compare": compare,
+    "search": search,
+    "show": show,
+    "figures": figures,
+    "pretrain-mini": pretrain_mini,
+}

@@ -1,0 +1,61 @@
+"""Figures as files: those of a comparison, and the committed gallery."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from vlcl_toolkit.experiments import compare
+from vlcl_toolkit.files import data_path, make_folder, write_atomic
+from vlcl_toolkit.plotting.accuracy import accuracy_matrix, unseen_accuracy
+from vlcl_toolkit.plotting.comparison import method_comparison
+from vlcl_toolkit.plotting.images import domain_examples
+from vlcl_toolkit.plotting.pretraining import pretraining_zero_shot
+from vlcl_toolkit.plotting.style import new_figure, to_png
+from vlcl_toolkit.results import RunResult
+
+GALLERY_METHODS, GALLERY_SEEDS = ("zero_shot", "finetune"), (0, 1, 2)
+
+
+def write_comparison(
+    folder: Path, results: Sequence[RunResult], scores: pd.DataFrame
+) -> list[Path]:
+    """Write comparison.png, and for the first run of each method its matrix and its curves of unseen tasks."""
+    figure, ax = new_figure(width=9, height=4.5)
+    method_comparison(scores, ax)
+    pictures = {"comparison.png": to_png(figure)}
+    for result in {result.method: result for result in reversed(results)}.values():
+        figure, ax = new_figure(width=9, height=5)
+        accuracy_matrix(result.accuracy, ax, held_out=result.held_out)
+        pictures[f"matrix_{result.method}.png"] = to_png(figure)
+        figure, ax = new_figure(width=9, height=5)
+        unseen_accuracy(result.accuracy, ax, held_out=result.held_out)
+        pictures[f"unseen_{result.method}.png"] = to_png(figure)
+    return _write(folder, pictures)
+
+
+def write_gallery(folder: Path) -> list[Path]:
+    """Run what the gallery shows on the embedded stream (finished runs are not repeated) and draw it."""
+    from vlcl_toolkit.analysis.comparison import score_table
+    from vlcl_toolkit.clip import load_clip
+    from vlcl_toolkit.streams.base import load_stream
+
+    stream = load_stream("mini")
+    results = compare(GALLERY_METHODS, stream, load_clip("mini"), seeds=GALLERY_SEEDS)
+    paths = write_comparison(folder, results, score_table(results))
+    tasks = (*stream, *stream.held_out)
+    figure, ax = new_figure(width=9, height=9.5)
+    domain_examples(tasks, ax)
+    pictures = {"domains.png": to_png(figure)}
+    figure, ax = new_figure(width=9, height=5)
+    log = pd.read_csv(data_path("mini", "pretraining.csv"))
+    pretraining_zero_shot(log, ax, domains=[task.name for task in tasks])
+    pictures["pretraining.png"] = to_png(figure)
+    return paths + _write(folder, pictures)
+
+
+def _write(folder: Path, pictures: dict[str, bytes]) -> list[Path]:
+    make_folder(folder)
+    for name, content in pictures.items():
+        write_atomic(folder / name, content)
+    return [folder / name for name in pictures]
