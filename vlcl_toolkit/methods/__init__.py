@@ -1,7 +1,9 @@
 """Methods: how a stream is learned; one file per method, all with the same parts."""
 
 from vlcl_toolkit.methods.base import Method, percent_correct
+from vlcl_toolkit.methods.diki import Diki
 from vlcl_toolkit.methods.finetune import Finetune
+from vlcl_toolkit.methods.prefix_tuning import PrefixTuning
 from vlcl_toolkit.methods.registry import (
     make_config,
     make_method,
@@ -12,8 +14,10 @@ from vlcl_toolkit.methods.registry import (
 from vlcl_toolkit.methods.zero_shot import ZeroShot
 
 __all__ = [
+    "Diki",
     "Finetune",
     "Method",
+    "PrefixTuning",
     "ZeroShot",
     "make_config",
     "make_method",
