@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -445,11 +446,12 @@ def run_split(case: Case) -> None:
             assert {"train": train, "val": validation} == expected["sets"][name], name
     if "fewshot" in record:
         rng = random.Random(record["seed"])
+        shots = int(re.search(r"(\d+)-shot train", record["what"])[1])
         for name in record["set_order"]:
             labels = record["labels"][name]
             train, validation = split_80_20(labels, rng)
-            train = draw_shots(train, labels, 6, rng)
-            validation = draw_shots(validation, labels, min(6, 4), rng)
+            train = draw_shots(train, labels, shots, rng)
+            validation = draw_shots(validation, labels, min(shots, 4), rng)
             assert {"train": train, "val": validation} == record["fewshot"][name], name
 
 

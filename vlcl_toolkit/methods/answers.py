@@ -29,7 +29,7 @@ class _Known:
     Attributes:
         labels: predicted, int64.
         task: whose prompts the image ran with, int64.
-        score: the image's largest log density then, float64; nan: the answer does not count.
+        score: the image's largest log density then, float64; -inf: the answer does not count.
         texts: fingerprint of the class prompts.
     """
 
@@ -120,12 +120,12 @@ class Answers:
         if known is not None and known.texts == texts and len(known.labels) == count:
             return known
         nothing = torch.full((count,), -1, dtype=torch.int64)
-        return _Known(nothing, nothing.clone(), nothing.double() * torch.nan, texts)
+        return _Known(nothing, nothing.clone(), nothing.double() * torch.inf, texts)
 
     def forget(self, task: int) -> None:
         """The prompts of `task` moved: answers that were made with them do not count."""
         for known in self._known.values():
-            known.score[known.task == task] = torch.nan
+            known.score[known.task == task] = -torch.inf
 
     def state_dict(self) -> dict[str, Tensor]:
         """All answers, by "<split>.<task name>.<field>"."""

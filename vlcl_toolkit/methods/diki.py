@@ -167,7 +167,7 @@ class Diki(Method):
             UserError: no task was learnt.
         """
         self.pool.check_task(0)
-        divisor = self.config.calibration_divisor or self.clip.embed_dim
+        divisor = float(self.config.calibration_divisor or self.clip.embed_dim)
         rule, calibrate = self.config.decision, self.config.calibrate
         return decide(log_probs, rule, divisor, calibrate=calibrate)
 
