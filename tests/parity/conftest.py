@@ -1,4 +1,4 @@
-"""`pytest tests/parity --golden-dir DIR`: one test per case found in DIR, default `tests/golden`."""
+"""`pytest tests/parity --golden-dir DIR`: a test per case in DIR, default `tests/golden`."""
 
 from pathlib import Path
 

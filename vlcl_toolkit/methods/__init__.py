@@ -3,6 +3,8 @@
 from vlcl_toolkit.methods.base import Method, percent_correct
 from vlcl_toolkit.methods.diki import Diki
 from vlcl_toolkit.methods.finetune import Finetune
+from vlcl_toolkit.methods.icarl import Icarl
+from vlcl_toolkit.methods.lwf import Lwf, LwfVr
 from vlcl_toolkit.methods.prefix_tuning import PrefixTuning
 from vlcl_toolkit.methods.registry import (
     make_config,
@@ -11,14 +13,23 @@ from vlcl_toolkit.methods.registry import (
     method_names,
     register,
 )
+from vlcl_toolkit.methods.wise_ft import WeightConsolidation, WeightEnsemble, WiseFt
 from vlcl_toolkit.methods.zero_shot import ZeroShot
+from vlcl_toolkit.methods.zscl import Zscl
 
 __all__ = [
     "Diki",
     "Finetune",
+    "Icarl",
+    "Lwf",
+    "LwfVr",
     "Method",
     "PrefixTuning",
+    "WeightConsolidation",
+    "WeightEnsemble",
+    "WiseFt",
     "ZeroShot",
+    "Zscl",
     "make_config",
     "make_method",
     "method_class",

@@ -48,6 +48,8 @@ class Finetune(Method):
         """N: the loop takes N + 1 steps per task, the last with learning rate 0."""
         warmup: int = 100
         """Steps of linear warm-up, fewer than `iterations`."""
+        epochs: int | None = None
+        """N as passes over the task's images, instead of `iterations`."""
         batch_size: int = 64
         """Images per step."""
         label_smoothing: float = 0.2
@@ -58,11 +60,13 @@ class Finetune(Method):
         """Logits per cosine at test time; None: the model's own scale. The repository has 100."""
 
         def __post_init__(self) -> None:
-            if not 0 <= self.warmup < self.iterations:
+            if self.warmup < 0 or (self.epochs is None and self.warmup >= self.iterations):
                 raise UserError(
                     f"warmup must be at least 0 and below iterations ({self.iterations}); "
                     f"found {self.warmup}; lower warmup or raise iterations"
                 )
+            if self.epochs is not None and self.epochs < 1:
+                raise UserError(f"epochs must be at least 1; found {self.epochs}; raise it")
             if self.batch_size < 1:
                 raise UserError(f"batch_size must be at least 1; found {self.batch_size}; raise it")
             if not 0 <= self.label_smoothing < 1:
@@ -93,9 +97,15 @@ class Finetune(Method):
         super().enter_task(task_index, task)
         self.tokens = self.clip.tokenize(task.prompts(0))
 
+    def last_step(self, task: Task) -> int:
+        """Step 2: N."""
+        if self.config.epochs is None:
+            return self.config.iterations
+        return self.config.epochs * -(-len(task.train) // self.config.batch_size)
+
     def steps(self, task: Task) -> int:
         """Step 2: n = 0 .. N."""
-        return self.config.iterations + 1
+        return self.last_step(task) + 1
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """Step 4. With weight decay 0 this is Adam."""
@@ -105,16 +115,20 @@ class Finetune(Method):
     def learning_rate(self, step: int, task: Task) -> float:
         """Step 2."""
         peak = self.config.task_learning_rates.get(task.name, self.config.learning_rate)
-        return cosine_with_warmup(step, self.config.iterations, self.config.warmup, peak)
+        return cosine_with_warmup(step, self.last_step(task), self.config.warmup, peak)
 
     def loss(
         self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
     ) -> dict[str, Tensor]:
         """Step 3."""
-        text = self.clip.encode_text(self.tokens)
-        logits = self.clip.logits(self.clip.encode_image(images), text)
-        smoothing = self.config.label_smoothing
-        return {"loss": F.cross_entropy(logits, labels, label_smoothing=smoothing)}
+        return {"loss": self.classification_loss(self.clip.encode_image(images), labels)}
+
+    def classification_loss(
+        self, image_features: Float[Tensor, "b dim"], labels: Int64[Tensor, " b"]
+    ) -> Float[Tensor, ""]:
+        """Step 3, from unit-norm image features on."""
+        logits = self.clip.logits(image_features, self.clip.encode_text(self.tokens))
+        return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:

@@ -1,0 +1,329 @@
+"""ZSCL: distil from the frozen CLIP on reference material while learning a task.
+
+Paper: Zheng et al., "Preventing Zero-Shot Transfer Degradation in Continual Learning of
+Vision-Language Models", ICCV 2023.
+
+1. Both towers are trained (see finetune.py for schedule, cross-entropy and classification).
+2. Each step draws a batch of reference images without labels. Teacher: the frozen CLIP. With unit-
+   norm features, S of the images from the student, Z of the images and T of all reference texts
+   from the teacher, and the scale s: A = s S T^t (student), B = s Z T^t (teacher).
+3. Image side: cross-entropy of softmax(B / t) and softmax(A / t), mean over images, times t^2.
+4. Text side: the same of B^t and A^t, mean over texts.
+5. Optional: mean squared distance of Z and S in feature space; image-image similarities.
+6. Weight consolidation and weight ensemble (see parameter_space.py).
+
+Switches: the official text side (`text_side="teacher"`) uses the teacher's text features on both
+sides, so that the text tower gets no gradient from it; `text_side="student"` lets the student
+encode some of the texts: D(s T Z^t, s U Z^t), U from the student. The class-incremental code shares
+storage between teacher and student in LwF and iCaRL (`alias_teacher=True`), which makes the
+distillation gradient 0.
+
+Savings: T once per run (per task, if teacher or texts change); Z once too where there are fewer
+images than draws; one image forward for the task's and the reference images; no copy of the model
+for the teacher.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods.distillation import off_diagonal_logits, soft_cross_entropy
+from vlcl_toolkit.methods.parameter_space import Averaging, ParameterSpace, interpolate
+from vlcl_toolkit.methods.reference_material import (
+    OF_THE_STREAM,
+    ReferenceImages,
+    ReferenceMaterial,
+    ReferenceTexts,
+)
+from vlcl_toolkit.methods.registry import register
+from vlcl_toolkit.methods.teacher import Teacher
+from vlcl_toolkit.seeds import derive_seed
+from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
+
+TeacherWeights = Literal["zero_shot", "previous", "mixture"]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "zscl": {},
+    "zscl_star": {"weight_consolidation": 0.0},
+    "zscl_minus": {
+        "reference_texts": "class_names",
+        "weight_consolidation": 0.0,
+        "averaging": "none",
+    },
+    "zscl_class_incremental": {
+        "learning_rate": 7.1e-6,
+        "epochs": 1,
+        "warmup": 30,
+        "distillation_weight": 5.0,
+        "weight_consolidation": 0.0,
+        "average_every": 10,
+    },
+}
+"""Settings of the paper's variants, for `config=VARIANTS[name]`."""
+
+
+@dataclass(frozen=True)
+class ReferenceBatch:
+    """What one step distils on.
+
+    Attributes:
+        images: transformed images, float `[r, 3, h, w]`.
+        teacher: unit-norm features Z `[r, dim]`; None if teacher and student are one.
+        texts: indices of the reference texts that the student encodes; None: all of them.
+    """
+
+    images: Tensor
+    teacher: Tensor | None
+    texts: Tensor | None = None
+
+
+@register
+class Zscl(ParameterSpace):
+    """Distillation on reference material, weight consolidation and weight ensemble."""
+
+    name = "zscl"
+
+    @dataclass(frozen=True)
+    class Config(ParameterSpace.Config):
+        """Settings of ZSCL; the defaults are those of its repository."""
+
+        reference_images: ReferenceImages = "reference"
+        """The stream's reference images, the task's training images, or no distillation; the
+        memory is iCaRL's."""
+        reference_texts: ReferenceTexts = "sentences"
+        """Reference sentences, "a photo of a {}." of reference class names (ZSCL-), the task's
+        prompts (LwF), prompts of all tasks so far, or random tokens (LwF-VR)."""
+        teacher: TeacherWeights = "zero_shot"
+        """The frozen CLIP, the weights before the task, or a mixture of both."""
+        teacher_mixture: float = 0.8
+        """Share of the weights before the task in a mixture."""
+        alias_teacher: bool = False
+        """Teacher = student at every step, as in the official class-incremental LwF and iCaRL."""
+        image_side: bool = True
+        """Step 3."""
+        text_side: Literal["off", "teacher", "student"] = "teacher"
+        """Step 4: whose text features the student's side has ("teacher": as in the official code)."""
+        feature_distance: bool = False
+        """Step 5: add the mean squared distance of image features."""
+        image_image: bool = False
+        """Step 5: distil the similarities of the reference images with each other."""
+        distillation_weight: float = 1.0
+        """Weight of steps 3, 4 and of image_image."""
+        temperature: float = 2.0
+        """t of the softened distributions."""
+        reference_batch_size: int | None = None
+        """Reference images per step; None: `batch_size`."""
+        sentences_per_step: int = 64
+        """Texts that the student encodes per step if text_side is "student"."""
+        random_sentences: int = 1000
+        """Number of texts if they are random."""
+        cut_long_texts: bool = False
+        """Cut a text that is too long without its end token, as the official code does."""
+        negatives: Literal["none", "previous"] = "none"
+        """Classes beside the task's own in the cross-entropy: those of all previous tasks."""
+        weight_consolidation: float = 1.0
+        """Weight of the squared distance from the weights at the start of the task."""
+        averaging: Averaging = "ensemble"
+        """How weights are averaged; see parameter_space.py."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.temperature <= 0:
+                raise UserError(f"temperature must be above 0; found {self.temperature}")
+            if not 0 <= self.teacher_mixture <= 1:
+                raise UserError(f"teacher_mixture lies in [0, 1]; found {self.teacher_mixture}")
+            for size in ("sentences_per_step", "random_sentences", "reference_batch_size"):
+                value = getattr(self, size)
+                if value is not None and value < 1:
+                    raise UserError(f"{size} must be at least 1; found {value}; raise it")
+
+    has_memory: ClassVar[bool] = False
+    config: Config
+    reference_batch: ReferenceBatch | None = None
+    stream: TaskStream
+
+    def on_attach(self) -> None:
+        """Unfreeze the towers; the teacher is the same model with other weights."""
+        super().on_attach()
+        config = self.config
+        self.teacher = Teacher(self.clip, self.trainable(), self._teacher_weights)
+        self.reference = ReferenceMaterial(
+            self.clip, config.reference_texts, cut=config.cut_long_texts
+        )
+
+    def on_detach(self) -> None:
+        """Let go of everything that was gathered."""
+        super().on_detach()
+        del self.teacher, self.reference
+        self.reference_batch = None
+
+    # Step 2: reference material.
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is anything but fine-tuning, consolidation and averaging."""
+        return self.config.reference_images != "none"
+
+    def enter_stream(self, stream: TaskStream) -> None:
+        """Take the reference material.
+
+        Raises:
+            UserError: the stream has none, and the settings need it.
+        """
+        super().enter_stream(stream)
+        self.stream = stream
+        config = self.config
+        if config.reference_images == "memory" and not self.has_memory:
+            raise UserError(f"{self.name} has no memory; choose other reference_images, or icarl")
+        texts = self.distils and config.reference_texts in OF_THE_STREAM
+        if config.reference_images != "reference" and not texts:
+            return
+        if stream.reference is None:
+            raise UserError(
+                f"{self.name} distils on reference material; stream {stream.id!r} has none; give "
+                "TaskStream(reference=...), or set reference_images='task' and "
+                "reference_texts='task_prompts'"
+            )
+        self.reference.take(stream.reference())
+
+    def enter_task(self, task_index: int, task: Task) -> None:
+        """Class prompts, the negatives behind them; reference texts that come from tasks."""
+        super().enter_task(task_index, task)
+        own, earlier = task.prompts(0), self.stream.tasks[:task_index] if task_index else ()
+        previous = [prompt for old in earlier for prompt in old.prompts(0)]
+        if self.config.negatives == "previous":
+            self.tokens = self.clip.tokenize([*own, *previous])
+        self.reference.enter_task(own, previous)
+        if self.config.teacher != "zero_shot":
+            self.teacher.forget()
+
+    def begin_task(self, task_index: int, task: Task, generator: torch.Generator) -> None:
+        """Draw random texts if they are wanted."""
+        super().begin_task(task_index, task, generator)
+        self.reference.begin_task(self.config.random_sentences, generator)
+
+    def distillation_images(self) -> ImageData | None:
+        """Where reference images come from in this task; their labels are not used."""
+        return self.task.train if self.config.reference_images == "task" else self.reference.images
+
+    def distillation_indices(self, n: int, step: int, seed: int) -> Int64[Tensor, " b"]:
+        """Which of `n` reference images a step sees: shuffled epochs."""
+        size = self.config.reference_batch_size or self.config.batch_size
+        return batches(n, size, step, seed)
+
+    def training_batch(
+        self, task: Task, step: int, seed: int
+    ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
+        """Step 2: also the reference batch, kept for `loss`."""
+        data = self.distillation_images()
+        if self.distils and data is not None and len(data):
+            seed_here = derive_seed("reference", seed)
+            indices = self.distillation_indices(len(data), step, seed_here)
+            images, _ = load_batch(data, indices, self.clip.eval_transform)
+            images = images.to(self.clip.device)
+            known = self.teacher.all_images(data)[indices] if self._worth_keeping(data) else None
+            texts = len(self.reference.tokens)
+            chosen = batches(texts, self.config.sentences_per_step, step, seed_here)
+            self.reference_batch = self.make_reference_batch(images, known, chosen)
+        else:
+            self.reference_batch = None
+        return super().training_batch(task, step, seed)
+
+    def make_reference_batch(
+        self,
+        images: Float[Tensor, "r 3 h w"],
+        teacher: Float[Tensor, "r dim"] | None = None,
+        texts: Int64[Tensor, " n"] | None = None,
+    ) -> ReferenceBatch:
+        """Step 2: transformed images with the teacher's features Z of them.
+
+        Args:
+            teacher: Z if it is known.
+            texts: which reference texts the student encodes if `text_side` is "student"; None: all.
+        """
+        if teacher is None and not self.config.alias_teacher:
+            teacher = self.teacher.images(images)
+        return ReferenceBatch(images, teacher, texts)
+
+    # Steps 1 to 6.
+
+    def loss(
+        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+    ) -> dict[str, Tensor]:
+        """Cross-entropy, distillation, consolidation; logs each term before its weight."""
+        batch = self.reference_batch
+        if batch is None:
+            return super().loss(images, labels, step)
+        features = self.clip.encode_image(torch.cat([images, batch.images]))
+        own, student = features.split([len(images), len(batch.images)])
+        cross_entropy = self.classification_loss(own, labels)
+        terms = self.distillation_terms(student, batch)
+        weights = {name: self.config.distillation_weight for name in terms} | {
+            "image_distillation": self.config.distillation_weight * self.config.image_side,
+            "feature_distance": 1.0,
+        }
+        total = sum((weights[name] * value for name, value in terms.items()), cross_entropy)
+        return self.with_consolidation({"loss": total, "cross_entropy": cross_entropy} | terms)
+
+    def distillation_terms(
+        self, student: Float[Tensor, "r dim"], batch: ReferenceBatch
+    ) -> dict[str, Tensor]:
+        """Steps 3 to 5: S is `student`; every term without its weight."""
+        config, scale = self.config, self.clip.logit_scale
+        if config.alias_teacher:
+            with torch.no_grad():
+                teacher, texts = student.detach(), self.clip.encode_text(self.reference.tokens)
+        else:
+            assert batch.teacher is not None
+            teacher, texts = batch.teacher, self.teacher.texts(self.reference.tokens)
+        target, found = scale * teacher @ texts.T, scale * student @ texts.T
+        terms = {"image_distillation": soft_cross_entropy(target, found, config.temperature)}
+        if config.text_side != "off":
+            if config.text_side == "student":
+                chosen = slice(None) if batch.texts is None else batch.texts
+                encoded = self.clip.encode_text(self.reference.tokens[chosen])
+                target, found = target[:, chosen], scale * teacher @ encoded.T
+            terms["text_distillation"] = soft_cross_entropy(target.T, found.T, config.temperature)
+        if config.image_image:
+            target, found = (off_diagonal_logits(x, scale) for x in (teacher, student))
+            terms["image_image"] = soft_cross_entropy(target, found, config.temperature)
+        if config.feature_distance:
+            terms["feature_distance"] = F.mse_loss(student, teacher)
+        return terms
+
+    @property
+    def needs_start(self) -> bool:
+        """Also a teacher can be made of the weights at the start of the task."""
+        return super().needs_start or (self.distils and self.config.teacher != "zero_shot")
+
+    def _teacher_weights(self) -> dict[str, Tensor]:
+        if self.config.teacher == "zero_shot":
+            return self._before
+        if self.config.teacher == "previous":
+            return self.start
+        share = self.config.teacher_mixture
+        return {n: interpolate(w, self._before[n], share) for n, w in self.start.items()}
+
+    def _worth_keeping(self, data: ImageData) -> bool:
+        # Never more teacher forwards than without keeping them.
+        if self.config.alias_teacher:
+            return False
+        lasting = self.config.teacher == "zero_shot" and data is self.reference.images
+        size = self.config.reference_batch_size or self.config.batch_size
+        return len(data) <= self.steps(self.task) * size * (len(self.stream) if lasting else 1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights; inside a task also those at its start, and random texts."""
+        random = self.reference.random_tokens
+        return super().state_dict() | ({} if random is None else {"random_tokens": random})
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        super().load_state_dict(state)
+        random = state.get("random_tokens")
+        self.reference.random_tokens = None if random is None else random.to(self.clip.device)
