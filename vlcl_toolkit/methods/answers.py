@@ -137,11 +137,9 @@ class Answers:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state_dict`."""
-        keys = {name.rsplit(".", 1)[0] for name in state}
-        self._known = {
-            key: _Known(
-                *(state[f"{key}.{name}"].cpu().clone() for name in ("labels", "task", "score")),
-                texts=int(state[f"{key}.texts"]),
+        for key in sorted({name.rsplit(".", 1)[0] for name in state}):
+            labels, task, score, texts = (
+                state[f"{key}.{name}"].cpu().clone()
+                for name in ("labels", "task", "score", "texts")
             )
-            for key in sorted(keys)
-        }
+            self._known[key] = _Known(labels, task, score, int(texts))

@@ -46,15 +46,18 @@ class DikiCheckpoint:
 
     def config(self, config: PromptConfig | None = None) -> PromptConfig:
         """`config` (default: the paper's) with the depths and lengths of this file."""
-        lengths: dict[bool, list[int]] = {True: [], False: []}
-        for name, pool in self.pools.items():
-            lengths[name.startswith("visual.")].append(pool.shape[2])
-        shape = {"depth_vision": len(lengths[True]), "depth_text": len(lengths[False])}
-        if lengths[True]:
-            shape["length_vision"] = lengths[True][0]
-        if lengths[False]:
-            shape["length_text"] = lengths[False][0]
-        return replace(config or PromptConfig(), **shape)
+        vision = [pool.shape[2] for name, pool in self.pools.items() if name.startswith("visual.")]
+        text = [
+            pool.shape[2] for name, pool in self.pools.items() if not name.startswith("visual.")
+        ]
+        config = config or PromptConfig()
+        return replace(
+            config,
+            depth_vision=len(vision),
+            depth_text=len(text),
+            length_vision=vision[0] if vision else config.length_vision,
+            length_text=text[0] if text else config.length_text,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """For `Diki.load_state_dict`: the tasks learnt."""

@@ -87,7 +87,8 @@ class PromptPool:
     def attach(self) -> None:
         """Lead the attention at every place through this pool."""
         for name, attention in self.places.items():
-            attention.forward = partial(self._forward, name, attention, attention.forward)
+            through_pool = partial(self._forward, name, attention, attention.forward)
+            attention.forward = through_pool  # type: ignore[method-assign]
         self._attached = True
 
     def detach(self) -> None:
@@ -119,7 +120,7 @@ class PromptPool:
         self,
         name: str,
         attention: nn.MultiheadAttention,
-        plain: Callable[..., tuple[Tensor, None]],
+        plain: Callable[..., tuple[Tensor, Tensor | None]],
         query: Tensor,
         key: Tensor,
         value: Tensor,
