@@ -5,6 +5,7 @@ from vlcl_toolkit.methods.diki import Diki
 from vlcl_toolkit.methods.finetune import Finetune
 from vlcl_toolkit.methods.icarl import Icarl
 from vlcl_toolkit.methods.lwf import Lwf, LwfVr
+from vlcl_toolkit.methods.moe_adapters import MoEAdapters
 from vlcl_toolkit.methods.prefix_tuning import PrefixTuning
 from vlcl_toolkit.methods.registry import (
     make_config,
@@ -24,6 +25,7 @@ __all__ = [
     "Lwf",
     "LwfVr",
     "Method",
+    "MoEAdapters",
     "PrefixTuning",
     "WeightConsolidation",
     "WeightEnsemble",
