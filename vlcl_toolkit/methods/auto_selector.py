@@ -188,14 +188,10 @@ class AutoSelector:
     ) -> Float[Tensor, "b autoencoders"]:
         """Step 4: the error of every image under the autoencoders from `start` on.
 
-        All encoders are one matrix product.
+        One after another: stacked into one product, an error would depend in its last digits on
+        how many others are asked, and a resumed run asks more at once.
         """
-        asked = self.autoencoders[start:]
-        weight = torch.cat([autoencoder.linear[0].weight for autoencoder in asked])
-        bias = torch.cat([autoencoder.linear[0].bias for autoencoder in asked])
-        codes = nn.functional.linear(features, weight, bias).relu().chunk(len(asked), dim=1)
-        pairs = zip(asked, codes, strict=True)
-        found = [(a.decoder(code) - features).square().mean(dim=1) for a, code in pairs]
+        found = [autoencoder.errors(features) for autoencoder in self.autoencoders[start:]]
         return torch.stack(found, dim=1)
 
     @torch.no_grad()

@@ -128,13 +128,17 @@ class ExpertTowers:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Copy what `named` gave into these mixtures, growing to as many routers.
+        """Copy what `named` gave into these mixtures; there are as many routers afterwards.
 
         Raises:
             UserError: other blocks, widths or numbers of experts.
         """
         numbers = [int(name.rsplit(".", 1)[1]) for name in state if ".router_list." in name]
-        self.add_routers(max(numbers, default=-1) + 1)
+        total = max(numbers, default=-1) + 1
+        self.add_routers(total)
+        for mixture in self.mixtures.values():
+            mixture.router_list = mixture.router_list[:total]
+            mixture.w_noise_list = mixture.w_noise_list[:total]
         own = self.named()
         wrong = sorted(
             name
