@@ -32,7 +32,7 @@ def forgotten_zero_shot(result: RunResult) -> pd.DataFrame:
         percent; rows: tasks in the order learned (the first has lost nothing), then held-out ones.
     """
     table = result.accuracy.to_numpy()
-    columns = {"the frozen backbone": table[0], "just before learning": np.diag(table)}
+    columns = {"the frozen backbone": table[0], "the last test before learning": np.diag(table)}
     tasks = pd.DataFrame(columns, index=result.accuracy.columns)
     held_out = result.held_out.iloc[[0, -1]].T.set_axis(list(columns), axis=1)
     return pd.concat([tasks, held_out])

@@ -113,13 +113,13 @@ def show_image(image: UInt8[Tensor, "3 h w"], ax: Axes, title: str = "") -> Axes
     return ax
 
 
-def _draw_image(ax: Axes, image: Tensor, x: float, y: float, title: str) -> None:
+def _draw_image(ax: Axes, image: Tensor, x: int | float, y: int | float, title: str) -> None:
     pixels = torch.movedim(image, 0, -1).numpy()
     ax.imshow(pixels, extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03), interpolation="nearest")
     ax.text(x + 0.5, y + 1.1, title, ha="center", va="center", fontsize=11)
 
 
-def _fit(ax: Axes, width: float, height: float, left: float = 0.0) -> None:
+def _fit(ax: Axes, width: int | float, height: int | float, left: float = 0.0) -> None:
     ax.set_xlim(left, width)
     ax.set_ylim(height, -0.12)
     ax.set_aspect("equal")

@@ -3,12 +3,14 @@
 import functools
 import io
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
-from zlib import crc32
 
 import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 INK = "#222222"
 QUIET = "#8a8a8a"  # axes, reference lines, the frozen backbone
@@ -26,12 +28,15 @@ _DOMAINS = {
     "faces": (INK, "X"),
 }
 
-# Paul Tol's "muted" palette; grey is the backbone that learns nothing.
+# After Paul Tol's "muted" palette; grey is the backbone that learns nothing.
 _METHODS = {
-    "zero_shot": ("#777777", "o"),
-    "finetune": ("#CC6677", "s"),
+    "zero_shot": ("#555555", "o"),
+    "finetune": ("#D55E00", "s"),
     "lwf": ("#DDCC77", "^"),
-    "wise_ft": ("#999933", "v"),
+    "lwf_vr": ("#B3A125", "<"),
+    "wise_ft": ("#FFAABB", "v"),
+    "weight_ensemble": ("#661100", ">"),
+    "weight_consolidation": ("#6699CC", "d"),
     "icarl": ("#AA4499", "D"),
     "prefix_tuning": ("#88CCEE", "P"),
     "zscl": ("#332288", "X"),
@@ -64,8 +69,21 @@ STYLE: Any = {
 }
 
 
+# For names that the toolkit does not know (a reader's own): first come, first served.
+_SPARE = [
+    ("#332288", "h"),
+    ("#999933", "<"),
+    ("#882255", "d"),
+    ("#44AA99", ">"),
+    ("#661100", "p"),
+    ("#6699CC", "*"),
+    ("#AA4499", "H"),
+    ("#117733", "8"),
+]
+
+
 def domain_colour(name: str) -> str:
-    """The colour of a domain, as "#rrggbb"; the same in every figure and process."""
+    """The colour of a domain, as "#rrggbb"; the same in every figure."""
     return _look(_DOMAINS, name)[0]
 
 
@@ -75,7 +93,7 @@ def domain_marker(name: str) -> str:
 
 
 def method_colour(name: str) -> str:
-    """The colour of a method, as "#rrggbb"; the same in every figure and process."""
+    """The colour of a method, as "#rrggbb"; the same in every figure."""
     return _look(_METHODS, name)[0]
 
 
@@ -84,10 +102,10 @@ def method_marker(name: str) -> str:
     return _look(_METHODS, name)[1]
 
 
-def _look(table: Mapping[str, tuple[str, str]], name: str) -> tuple[str, str]:
-    # A name of the reader's own borrows a look; which one depends on the name alone.
-    looks = list(table.values())
-    return table.get(name) or looks[crc32(name.encode()) % len(looks)]
+def _look(table: dict[str, tuple[str, str]], name: str) -> tuple[str, str]:
+    if name not in table:
+        table[name] = _SPARE[len(table) % len(_SPARE)]
+    return table[name]
 
 
 # Widgets draw from the thread that trains; matplotlib is not made for two at a time.
@@ -113,7 +131,12 @@ def use_style() -> None:
 
 @in_style
 def new_figure(
-    rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 4.5, **options: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: int | float = 8,
+    height: int | float = 4.5,
+    **options: Any,
 ) -> tuple[Figure, Any]:
     """A figure in the toolkit's look and its axes, outside pyplot: nothing global, no leak.
 
@@ -132,7 +155,11 @@ def new_figure(
 @in_style
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
+    # One drawing pass instead of the two of `savefig`, and fast rather than strong compression:
+    # these pictures are looked at once.
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     buffer = io.BytesIO()
-    # Fast rather than small: these pictures are looked at once.
-    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png", compress_level=1)
     return buffer.getvalue()

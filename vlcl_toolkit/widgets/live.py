@@ -15,6 +15,7 @@ class BackgroundRun:
     Attributes:
         result: what the run returned; None until then.
         error: the exception that ended it, or None.
+        ended: whether it is over; `on_end` may still be at work.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class BackgroundRun:
         """
         self.result: RunResult | None = None
         self.error: Exception | None = None
+        self.ended = False
         self._on_event, self._on_end = on_event, on_end
         self._arguments, self._options = arguments, options
         self._stop = threading.Event()
@@ -45,19 +47,14 @@ class BackgroundRun:
         """Ask the run to save a checkpoint and end; returns at once."""
         self._stop.set()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop.is_set()
-
-    def wait(self, seconds: float | None = None) -> bool:
+    def wait(self, seconds: int | float | None = None) -> bool:
         """Wait for the end; False if it did not come in time."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _listen(self, event: Event) -> None:
         self._on_event(event)
-        if self.stopping:
+        if self._stop.is_set():
             raise StopRun
 
     def _work(self) -> None:
@@ -67,4 +64,5 @@ class BackgroundRun:
             )
         except Exception as error:  # noqa: BLE001 (a thread has nobody to raise to: the page shows it)
             self.error = error
+        self.ended = True
         self._on_end(self)

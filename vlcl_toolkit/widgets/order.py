@@ -37,7 +37,7 @@ class OrderSliders(ipywidgets.VBox):
                 continuous_update=False,
                 disabled=len(stream) == 1,
                 style={"handle_color": domain_colour(name), "description_width": "7em"},
-                layout={"width": "22em"},
+                layout={"width": "26em"},
             )
             for position, name in enumerate(stream.names, start=1)
         }

@@ -3,22 +3,22 @@
 import copy
 import functools
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any, TypeVar
+from typing import Any
 
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
 from vlcl_toolkit.clip import Clip
-from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.errors import unknown_name
 from vlcl_toolkit.events import Event, RowEvent, StepEvent
 from vlcl_toolkit.methods import method_names
 from vlcl_toolkit.plotting import accuracy_matrix, new_figure, unseen_accuracy
 from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.base import TaskStream
+from vlcl_toolkit.widgets.errors import ErrorView, shows_errors
 from vlcl_toolkit.widgets.known import Key, KnownRuns
 from vlcl_toolkit.widgets.live import BackgroundRun
 from vlcl_toolkit.widgets.order import OrderSliders
@@ -26,20 +26,6 @@ from vlcl_toolkit.widgets.picture import Picture
 from vlcl_toolkit.widgets.scores import frozen_scores, scores_html
 
 _SECONDS = 0.15  # between two movements of the progress bar
-Reaction = TypeVar("Reaction", bound=Callable[..., None])
-
-
-def shows_errors(react: Reaction) -> Reaction:
-    """Decorator of what a panel does when touched: an exception is shown to the reader."""
-
-    @functools.wraps(react)
-    def wrapped(panel: "RunPanel", *arguments: Any) -> None:
-        try:
-            react(panel, *arguments)
-        except Exception as error:  # noqa: BLE001 (the page swallows what a callback raises)
-            panel.show_error(error)
-
-    return wrapped  # type: ignore[return-value]
 
 
 class RunPanel(ipywidgets.VBox):
@@ -51,7 +37,7 @@ class RunPanel(ipywidgets.VBox):
     Attributes:
         sliders: the `OrderSliders`. `method`: the drop-down list.
         run_button, stop_button: a stopped run leaves a checkpoint and goes on when run again.
-        error: the exception shown to the reader, or None.
+        error_view: shows what went wrong; its `error` is the exception, or None.
     """
 
     def __init__(
@@ -62,6 +48,7 @@ class RunPanel(ipywidgets.VBox):
         methods: Sequence[str] | None = None,
         configs: Mapping[str, Mapping[str, Any]] | None = None,
         seed: int = 0,
+        known: Sequence[RunResult] = (),
     ):
         """Build the panel; nothing is trained.
 
@@ -71,6 +58,7 @@ class RunPanel(ipywidgets.VBox):
             methods: names to choose from; None: all.
             configs: by method name, settings that override the stream's recipe.
             seed: of every run.
+            known: runs of this stream, settings and seed that are shown from the beginning.
 
         Raises:
             UserError: an unknown method.
@@ -81,9 +69,10 @@ class RunPanel(ipywidgets.VBox):
                 raise unknown_name("method", name, method_names())
         self._clip, self._configs, self._seed = clip, configs or {}, seed
         self._known = KnownRuns([task.name for task in stream.held_out])
+        for result in known:
+            self._known.add_result((result.method, tuple(result.order)), result)
         self._run: BackgroundRun | None = None
         self._moved_at = 0.0
-        self.error: Exception | None = None
         self._build(stream, methods)
         self.refresh()
 
@@ -94,8 +83,8 @@ class RunPanel(ipywidgets.VBox):
         self.run_button = w.Button(description="Run", icon="play", button_style="primary")
         self.stop_button = w.Button(description="Stop", icon="stop", disabled=True)
         self.progress = w.FloatProgress(min=0, max=1, layout={"width": "100%"})
-        self.status, self.scores, self.error_view = w.HTML(), w.HTML(), w.HTML()
-        self.matrix, self.curves = Picture(width="58%"), Picture(width="41%")
+        self.status, self.scores, self.error_view = w.HTML(), w.HTML(), ErrorView()
+        self.matrix, self.curves = Picture(width="51%"), Picture(width="48%")
         buttons = w.HBox([self.run_button, self.stop_button])
         right = [self.method, buttons, self.progress, self.status, self.error_view, self.scores]
         column = w.VBox(right, layout={"flex": "1 1 24em", "min_width": "24em"})
@@ -113,6 +102,11 @@ class RunPanel(ipywidgets.VBox):
         return self.method.value, self.sliders.order
 
     @property
+    def running(self) -> bool:
+        """Whether a run is going on."""
+        return self._run is not None and not self._run.ended
+
+    @property
     def results(self) -> dict[Key, RunResult]:
         """Finished runs by (method, order)."""
         return self._known.results
@@ -127,8 +121,8 @@ class RunPanel(ipywidgets.VBox):
     @shows_errors
     def start(self, _: object = None) -> None:
         """Train in a thread (the run button)."""
-        self._show_message("")
-        if self._run is not None or self.result is not None:
+        self.error_view.clear()
+        if self.running or self.result is not None:
             return
         what = self.method.value, self.sliders.stream, copy.deepcopy(self._clip)
         options = {"seed": self._seed, "config": self._configs.get(self.method.value)}
@@ -144,10 +138,9 @@ class RunPanel(ipywidgets.VBox):
             self.stop_button.disabled = True
             self.status.value = "Stopping: saving a checkpoint …"
 
-    def wait(self, seconds: float | None = None) -> bool:
+    def wait(self, seconds: int | float | None = None) -> bool:
         """Wait until no run is going on; False if it still is after `seconds`."""
-        run = self._run
-        return run is None or run.wait(seconds)
+        return self._run is None or self._run.wait(seconds)
 
     # What the run says, in its thread.
 
@@ -161,19 +154,18 @@ class RunPanel(ipywidgets.VBox):
 
     @shows_errors
     def _on_end(self, run: BackgroundRun) -> None:
-        key, self._run = self.key, None
         self._lock(False)
         if run.result is not None:
-            self._known.add_result(key, run.result)
+            self._known.add_result(self.key, run.result)
         self.refresh()
         if run.error is not None:
-            self.show_error(run.error)
+            self.error_view.show(run.error)
 
     # What the page shows.
 
     def figure(self) -> Figure:
         """Matrix and curves as one static figure, for readers without a kernel."""
-        figure, axes = new_figure(1, 2, width=14, height=4.6, width_ratios=[1.35, 1])
+        figure, axes = new_figure(1, 2, width=15, height=4.6, width_ratios=[1.1, 1])
         accuracy, held_out = self._known.tables(self.key)
         accuracy_matrix(accuracy, axes[0], held_out=held_out)
         unseen_accuracy(accuracy, axes[1], held_out=held_out)
@@ -186,9 +178,9 @@ class RunPanel(ipywidgets.VBox):
         known = int(accuracy.notna().any(axis=1).sum())
         key = (*self.key, known)
         self.matrix.show(key, functools.partial(_draw, accuracy_matrix, 7.6, accuracy, held_out))
-        self.curves.show(key, functools.partial(_draw, unseen_accuracy, 6.4, accuracy, held_out))
+        self.curves.show(key, functools.partial(_draw, unseen_accuracy, 7.2, accuracy, held_out))
         self.scores.value = self._scores_table(accuracy)
-        if self._run is None:
+        if not self.running:
             self.progress.value = max(0, known - 1) / len(accuracy.columns)
             self.status.value = self._state(known)
 
@@ -199,19 +191,6 @@ class RunPanel(ipywidgets.VBox):
         numbers = f"step {event.step + 1} of {event.steps}, loss {event.losses['loss']:.2f}"
         if not self.stop_button.disabled:  # else "Stopping ..." stays
             self.status.value = f"Learning <b>{place}</b>: {numbers}"
-
-    def show_error(self, error: Exception) -> None:
-        """A reader's mistake as its one line, anything else with its traceback."""
-        self.error = error
-        if isinstance(error, UserError):
-            text = escape(str(error))
-        else:
-            text = f"<pre>{escape(''.join(traceback.format_exception(error)))}</pre>"
-        self._show_message(f"<div role='alert' style='color:#b00020'><b>Error:</b> {text}</div>")
-
-    def _show_message(self, html: str) -> None:
-        self.error = self.error if html else None
-        self.error_view.value = html
 
     def _lock(self, running: bool) -> None:
         self.sliders.lock(running)

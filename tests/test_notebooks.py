@@ -1,0 +1,62 @@
+"""What every notebook promises, besides that it runs: clean in git, short cells, the same parts."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+LINES = 15  # a cell fits on a slide
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def sources(notebook, kind):
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def test_notebooks_are_numbered_without_a_gap():
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"{i:02d}_" for i in range(len(NOTEBOOKS))]
+
+
+def test_opens_without_asking_for_a_kernel(notebook):
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_is_stripped(notebook):
+    assert "widgets" not in notebook["metadata"]
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+
+
+def test_cells_are_short(notebook):
+    lengths = [len(source.splitlines()) for source in sources(notebook, "code")]
+    assert max(lengths) <= LINES
+
+
+def test_code_only_calls_the_library(notebook):
+    code = "\n".join(sources(notebook, "code"))
+    assert not re.search(r"^\s*(def|class|while|try|lambda)\b", code, re.MULTILINE)
+    assert "warnings" not in code
+
+
+def test_has_the_parts_of_a_lesson(notebook):
+    text, code = "\n".join(sources(notebook, "markdown")), sources(notebook, "code")
+    assert text.startswith("# ")
+    assert "**The question.**" in text
+    assert re.search("predict|guess", text, re.IGNORECASE)
+    assert "## What to remember" in text
+    assert text.count("<details><summary>Solution</summary>") == 2
+    assert text.count("</details>") == 2
+    assert "\nassert " in code[-1], "the last cell checks the claims"
+
+
+def test_links_lead_somewhere(notebook):
+    for target in re.findall(r"\]\((\w+\.ipynb)\)", "\n".join(sources(notebook, "markdown"))):
+        assert target in {path.name for path in NOTEBOOKS}
