@@ -1,13 +1,17 @@
 """What each command does; tyro makes options and help of the signatures and docstrings."""
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from vlcl_toolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from vlcl_toolkit.clip import Clip
 
 Backbone = Annotated["BackboneOptions", tyro.conf.arg(name="")]
 KeyValues = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
@@ -28,7 +32,8 @@ class BackboneOptions:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the towers."""
 
-    def load(self):
+    def load(self) -> "Clip":
+        """The backbone (imported late, to keep --help fast)."""
         from vlcl_toolkit.clip import load_clip
 
         return load_clip(
@@ -240,7 +245,7 @@ def pretrain_mini(
     )
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
     "compare": compare,
     "search": search,

@@ -39,14 +39,14 @@ def print_run(result: RunResult) -> None:
         caption=f"label space: {result.config['label_space']}; decision: {result.config['decision']}; "
         f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}",
     )
-    table.add_column("step")
+    table.add_column("after", no_wrap=True)
     for name in result.accuracy:
         table.add_column(name, justify="right")
     for name in result.held_out:
         table.add_column(f"({name})", justify="right", style="dim")
     full = result.accuracy.join(result.held_out)
     for step, values in full.iterrows():
-        table.add_row(str(step), *(percent(value) for value in values))
+        table.add_row(str(step).removeprefix("after "), *(percent(value) for value in values))
     table.add_section()
     mean = result.accuracy.iloc[0].mean()
     console = Console()
@@ -55,11 +55,10 @@ def print_run(result: RunResult) -> None:
         f"{SCORE_TITLES[name]} {percent(value) or '–'}" for name, value in result.metrics.items()
     )
     console.print(f"zero-shot mean {mean:.1f}  {scores}")
-    seconds = result.seconds
-    console.print(
-        f"trained {result.trainable_parameters:,} of {result.total_parameters:,} parameters; "
-        f"{seconds['train']:.0f} s training, {seconds['evaluate']:.0f} s testing; {result.peak_memory_mib:.0f} MiB; {result.folder}"
-    )
+    spent = f"{result.seconds['train']:.0f} s training, {result.seconds['evaluate']:.0f} s testing"
+    trained = f"{result.trainable_parameters:,} of {result.total_parameters:,} parameters trained"
+    console.print(f"{trained}; {spent}; {result.peak_memory_mib:.0f} MiB")
+    console.print(f"run folder: {result.folder}", soft_wrap=True)
     if not result.complete:
         console.print("[yellow]interrupted: the same run goes on where it stopped[/yellow]")
 

@@ -12,6 +12,7 @@ from vlcl_toolkit.streams.mini.domains import (
     HELD_OUT_DOMAINS,
     STREAM_DOMAINS,
     Domain,
+    Draw,
     handwritten_digits,
 )
 from vlcl_toolkit.streams.mini.flowers import SPECIES_NAMES
@@ -25,10 +26,10 @@ SPLIT_ID = "mini-v1"
 REFERENCE_IMAGES, REFERENCE_SENTENCES = 2000, 400
 
 
-def _drawn(domain: Domain, split: str) -> ImageData:
+def _drawn(domain: Domain, draw: Draw, split: str) -> ImageData:
     rng = np.random.default_rng(derive_seed(SPLIT_ID, domain.name, split))
     labels = np.arange(SIZES[split]) % len(domain.class_names)  # as balanced as the size allows
-    images = to_bytes(domain.draw(rng, labels))
+    images = to_bytes(draw(rng, labels))
     order = torch.from_numpy(rng.permutation(len(labels)))
     return ImageData(images[order], torch.from_numpy(labels)[order].long())
 
@@ -43,7 +44,8 @@ def _digits() -> dict[str, ImageData]:
 
 def make_task(domain: Domain) -> Task:
     """The task of a domain with its fixed train, validation and test images (400, 200, 500)."""
-    splits = _digits() if domain.draw is None else {split: _drawn(domain, split) for split in SIZES}
+    draw = domain.draw
+    splits = _digits() if draw is None else {part: _drawn(domain, draw, part) for part in SIZES}
     return Task(domain.name, domain.class_names, domain.templates, **splits)
 
 

@@ -48,7 +48,7 @@ class MiniTokenizer:
             if token not in self.small_id:
                 unknown = self.full.decode([token]).strip()
                 raise UserError(
-                    f"the miniature CLIP does not know {unknown!r} (in {text!r}); it was trained on a few hundred words: "
+                    f"the miniature CLIP does not know {unknown!r} (in {text!r}); it was trained on few words: "
                     "use words of its captions, or a full-size CLIP"
                 )
             ids.append(self.small_id[token])

@@ -20,7 +20,6 @@ SIZE = 40  # pixels per side of every miniature image
 
 Plane = Float[Tensor, "n h w"]
 Image = Float[Tensor, "n 3 h w"]
-Values = Float[np.ndarray, " n"]
 
 
 def column(values: np.ndarray) -> Float[Tensor, "n 1 1"]:
@@ -66,7 +65,7 @@ def fill(colour: np.ndarray) -> Image:
     )
 
 
-def paint(image: Image, mask: Plane, colour: np.ndarray | Image) -> Image:
+def paint(image: Image, mask: Plane, colour: np.ndarray | Float[Tensor, "n 3 #h #w"]) -> Image:
     """Lay a colour [n, 3], or another image, over ``image`` where ``mask`` covers it."""
     top = (
         colour

@@ -21,7 +21,7 @@ TABLE = np.array(list(PALETTE.values()), dtype=np.float32)
 
 
 def shade(rng: np.random.Generator, which: np.ndarray, spread: float = 0.05) -> np.ndarray:
-    """RGB values [n, 3] of the named colours ``which`` [n] (indices), each varied by a standard deviation ``spread``."""
+    """RGB values [n, 3] of the named colours ``which`` [n], each varied by a standard deviation ``spread``."""
     return np.clip(TABLE[which] + rng.normal(0, spread, (len(which), 3)), 0, 1).astype(np.float32)
 
 

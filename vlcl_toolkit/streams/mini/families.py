@@ -1,14 +1,11 @@
-"""The pre-training world: seven families of captioned pictures, each a function (rng, n) -> images, meanings.
+"""The families of the pre-training world: seven kinds of pictures, each a function (rng, n) -> images, meanings.
 
-A meaning is the heart of a caption ("a red star"); a random opening and ending make a sentence of it.
-
-The pictures are clean graphics: flat or patterned fills, plain backgrounds, printed characters, maps, emoticons.
-Nothing here draws in the looks of the downstream domains (see domains.py).
+A meaning is the heart of a caption ("a red star"); world.py makes sentences of it. The pictures are clean graphics:
+flat or patterned fills, plain backgrounds, printed characters, maps, emoticons. Nothing here draws in the looks of the
+downstream domains (see looks.py).
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,15 +26,13 @@ from vlcl_toolkit.streams.mini.captions import (
     choose,
     join,
     keep,
-    mix_up,
     plural,
-    sentence,
     with_article,
 )
 from vlcl_toolkit.streams.mini.colours import COLOUR_NAMES, different, mixture, shade
 from vlcl_toolkit.streams.mini.faces import EXPRESSION_NAMES, draw_expressions
 from vlcl_toolkit.streams.mini.flowers import SPECIES_NAMES, Flowers, draw_flowers
-from vlcl_toolkit.streams.mini.glyphs import CHARACTERS, DIGITS, FONTS, draw_characters
+from vlcl_toolkit.streams.mini.glyphs import CHARACTERS, FONTS, draw_characters
 from vlcl_toolkit.streams.mini.land import TERRAIN_NAMES, Look, draw_terrain
 from vlcl_toolkit.streams.mini.patterns import PATTERN_FUNCTIONS, PATTERN_NAMES
 from vlcl_toolkit.streams.mini.shapes import SHAPE_NAMES, SILHOUETTES
@@ -50,8 +45,8 @@ from vlcl_toolkit.streams.mini.signs import (
     draw_signs,
 )
 
-WRONG_CAPTIONS = 0.04
 Rng = np.random.Generator
+X, Y = grid()
 Pictures = tuple[Image, list[str]]
 FILLS = ("striped", "dotted", "checkered", "plaid", "wavy", "speckled")
 MAP = Look(
@@ -78,16 +73,6 @@ def background(rng: Rng, colours: np.ndarray) -> Image:
     return canvas.illuminate(rng, image, rng.choice([0, 0.2, 0.4], n))
 
 
-def finish(rng: Rng, image: Image) -> Image:
-    """Mild camera effects, the same for every family."""
-    n = len(image)
-    image = canvas.tone(
-        image, rng.normal(1, 0.12, n), rng.normal(0, 0.06, n), rng.normal(1, 0.15, n).clip(0.2)
-    )
-    image = canvas.blur(image, rng.choice([0, 0, 0.5, 1], n))
-    return canvas.grain(rng, image, rng.choice([0, 0.02, 0.05], n))
-
-
 def place(rng: Rng, n: int, low: float, high: float, tilt: float = 0.15) -> dict[str, np.ndarray]:
     """A random position, scale and angle that keep most of the object in view."""
     scale = rng.uniform(low, high, n)
@@ -110,7 +95,6 @@ def objects(rng: Rng, n: int) -> Pictures:
     style = rng.choice([0, 1, 2], n, p=[0.62, 0.2, 0.18])  # plain, patterned, outlined
     pattern = rng.integers(len(FILLS), size=n)
     big = place(rng, n, 0.45, 0.95)
-    x, y = grid()
     image = background(rng, ground)
     inks = (shade(rng, colour, 0.06), shade(rng, np.where(pair, other_colour, colour), 0.06))
     accent = torch.as_tensor(shade(rng, different(rng, colour), 0.06)).view(n, 3, 1, 1)
@@ -130,7 +114,7 @@ def objects(rng: Rng, n: int) -> Pictures:
         if not len(rows):
             break
         where = {name: value[rows] for name, value in where.items()}
-        u, v = local_coordinates(x, y, **where)
+        u, v = local_coordinates(X, Y, **where)
         drawn = by_kind(np.where(pair & (index == 1), other, kind)[rows], SILHOUETTES, u, v)
         scale = where["scale"]
         stroke = np.where(style[rows] == 2, rng.uniform(0.05, 0.10, len(rows)) / scale, 9.0)
@@ -183,8 +167,7 @@ def glyphs(rng: Rng, n: int) -> Pictures:
     digit = rng.random(n) < 0.62
     character = np.where(digit, rng.integers(10, size=n), rng.integers(10, len(CHARACTERS), size=n))
     colour = rng.integers(len(COLOUR_NAMES), size=n)
-    x, y = grid()
-    bend = canvas.warp(rng, x, y, n, rng.choice([0, 0.3, 0.6], n))
+    bend = canvas.warp(rng, X, Y, n, rng.choice([0, 0.3, 0.6], n))
     where = place(rng, n, 0.5, 1.0, tilt=0.12)
     mask = draw_characters(
         character,
@@ -205,13 +188,13 @@ def glyphs(rng: Rng, n: int) -> Pictures:
     captions = []
     for i in range(n):
         shown = CHARACTERS[character[i]]
+        noun, name = "letter" if shown.isalpha() else "sign", shown.lower()
+        if digit[i] and rng.random() < 0.6:
+            name = NUMBER_WORDS[int(shown)]
+        ink = keep(rng, 0.25, COLOUR_NAMES[colour[i]])
         if digit[i]:
-            name = NUMBER_WORDS[int(DIGITS[character[i]])] if rng.random() < 0.6 else shown
-            core = f"the {join(keep(rng, 0.25, COLOUR_NAMES[colour[i]]), choose(rng, ('number', 'digit', 'number')), name)}"
-        else:
-            noun = "letter" if shown.isalpha() else "sign"
-            core = f"the {join(keep(rng, 0.25, COLOUR_NAMES[colour[i]]), noun, shown.lower())}"
-        captions.append(core)
+            noun = choose(rng, ("number", "digit", "number"))
+        captions.append(f"the {join(ink, noun, name)}")
     return image, captions
 
 
@@ -220,10 +203,9 @@ def textures(rng: Rng, n: int) -> Pictures:
     kind = rng.integers(len(PATTERN_NAMES), size=n)
     first = rng.integers(len(COLOUR_NAMES), size=n)
     second = different(rng, first)
-    x, y = grid()
     u, v = local_coordinates(
-        x,
-        y,
+        X,
+        Y,
         centre_x=rng.uniform(-0.3, 0.3, n),
         centre_y=rng.uniform(-0.3, 0.3, n),
         scale=rng.uniform(0.4, 0.8, n),
@@ -263,7 +245,7 @@ def signs(rng: Rng, n: int) -> Pictures:
         }
     )
     where = place(rng, n, 0.65, 1.0, tilt=0.05)
-    u, v = local_coordinates(*grid(), **where)
+    u, v = local_coordinates(X, Y, **where)
     image = draw_signs(
         rng, background(rng, rng.integers(len(COLOUR_NAMES), size=n)), batch, u, v, where["scale"]
     )
@@ -311,9 +293,18 @@ def flowers(rng: Rng, n: int) -> Pictures:
         }
     )
     where = place(rng, n, 0.6, 0.98)
-    where.pop("angle")
     ground = background(rng, different(rng, batch.petal_colour))
-    image = draw_flowers(rng, ground, batch, *grid(), **where, colour_spread=0.06)
+    image = draw_flowers(
+        rng,
+        ground,
+        batch,
+        X,
+        Y,
+        colour_spread=0.06,
+        centre_x=where["centre_x"],
+        centre_y=where["centre_y"],
+        scale=where["scale"],
+    )
     captions = []
     for i in range(n):
         if known[i] and rng.random() < 0.4:
@@ -349,7 +340,7 @@ def faces(rng: Rng, n: int) -> Pictures:
         colour, [COLOUR_NAMES.index(name) for name in ("black", "brown", "blue", "purple")]
     )
     where = place(rng, n, 0.7, 1.1, tilt=0.08)
-    u, v = local_coordinates(*grid(), **where)
+    u, v = local_coordinates(X, Y, **where)
     image = background(rng, different(rng, colour))
     image = paint(
         image, coverage(torch.hypot(u, v) - 0.82, where["scale"]), shade(rng, colour, 0.06)
@@ -365,39 +356,3 @@ def faces(rng: Rng, n: int) -> Pictures:
         ).format(EXPRESSION_NAMES[i])
         captions.append(core.replace("a angry", "an angry"))
     return image, captions
-
-
-FAMILIES: dict[str, tuple[Callable[[Rng, int], Pictures], float]] = {
-    "objects": (objects, 0.30),
-    "glyphs": (glyphs, 0.20),
-    "textures": (textures, 0.17),
-    "signs": (signs, 0.11),
-    "flowers": (flowers, 0.10),
-    "land": (land, 0.07),
-    "faces": (faces, 0.05),
-}
-
-
-@dataclass(frozen=True)
-class World:
-    """Captioned images: uint8 [n, 3, h, w], one sentence each, and what each sentence says without its phrasing."""
-
-    images: torch.Tensor
-    captions: list[str]
-    meanings: list[str]
-
-
-def draw_world(rng: Rng, n: int) -> World:
-    """n pre-training images with their captions, the families mixed in random order."""
-    shares = np.array([share for _, share in FAMILIES.values()])
-    counts = rng.multinomial(n, shares / shares.sum())
-    images, meanings = [], []
-    for (draw, _), count in zip(FAMILIES.values(), counts, strict=True):
-        if count:
-            image, meaning = draw(rng, int(count))
-            images.append(canvas.to_bytes(finish(rng, image)))
-            meanings += mix_up(rng, meaning, WRONG_CAPTIONS)
-    order = rng.permutation(n)
-    meanings = [meanings[i] for i in order]
-    captions = [sentence(rng, meaning) for meaning in meanings]
-    return World(torch.cat(images)[torch.from_numpy(order)], captions, meanings)

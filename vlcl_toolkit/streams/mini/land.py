@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vlcl_toolkit.streams.mini.canvas import (
     Image,
@@ -57,7 +59,7 @@ class Terrain:
     def lay(self, image: Image, mask: Plane, material: str) -> Image:
         return paint(image, mask, self.ground(material))
 
-    def uniform(self, low: float, high: float) -> Plane:
+    def uniform(self, low: float | int, high: float | int) -> Float[Tensor, "n 1 1"]:
         return column(self.rng.uniform(low, high, self.n))
 
 

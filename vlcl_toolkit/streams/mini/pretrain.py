@@ -43,7 +43,7 @@ from vlcl_toolkit.streams.mini.architecture import (
     MiniTokenizer,
     new_model,
 )
-from vlcl_toolkit.streams.mini.families import World, draw_world
+from vlcl_toolkit.streams.mini.world import World, draw_world
 
 LOG_FILE = "pretraining.csv"
 MAX_LOGIT_SCALE = 100.0
@@ -67,6 +67,8 @@ class PretrainConfig:
     """Images drawn at a time."""
     reuse: int = 2
     """Times that each image is shown."""
+    vocabulary_rounds: int = 8
+    """Draws of 4,096 captions from which the vocabulary is gathered."""
     evaluate_every: int = 8
     """Rounds between two measurements of zero-shot accuracy (validation images of the downstream domains)."""
     seed: int = 0
@@ -109,7 +111,11 @@ def learning_rate(config: PretrainConfig, step: int) -> float:
 def build_tokenizer(config: PretrainConfig, tasks: Sequence[Task]) -> MiniTokenizer:
     """The tokenizer that knows the captions of a sample of the world, and the prompts of the downstream tasks."""
     rng = np.random.default_rng(derive_seed("vocabulary", config.seed))
-    texts = [caption for _ in range(8) for caption in draw_world(rng, 4096).captions]
+    texts = [
+        caption
+        for _ in range(config.vocabulary_rounds)
+        for caption in draw_world(rng, 4096).captions
+    ]
     texts += [
         prompt
         for task in tasks
@@ -173,7 +179,7 @@ class Pretraining:
         tokens = self.clip.tokenize(world.captions)
         numbers = {meaning: number for number, meaning in enumerate(dict.fromkeys(world.meanings))}
         meanings = torch.tensor([numbers[meaning] for meaning in world.meanings])
-        losses = []
+        losses: list[float] = []
         for repetition in range(config.reuse):
             order = torch.randperm(
                 config.round_size, generator=generator("order", config.seed, index, repetition)
@@ -207,7 +213,7 @@ class Pretraining:
         """Append a line of the log: samples seen, loss, scale, and zero-shot accuracy where it is due."""
         config = self.config
         line = {
-            "samples": (index + 1) * config.round_size * config.reuse,
+            "samples": float(index + 1) * config.round_size * config.reuse,
             "loss": loss,
             "learning_rate": learning_rate(config, (index + 1) * config.steps_per_round - 1),
             "logit_scale": self.clip.logit_scale,

@@ -113,6 +113,7 @@ def reference_sentences(rng: np.random.Generator, n: int) -> list[str]:
         flower, mood = choose(rng, SPECIES_NAMES), choose(rng, EXPRESSION_NAMES)
         pattern = choose(rng, PATTERN_NAMES)
         number = choose(rng, NUMBER_WORDS[2:])
+        letter, plate = choose(rng, CHARACTERS[10:36]).lower(), choose(rng, PLATE_NAMES)
         options = (
             f"{number} {plural(thing)} in the middle of {place}",
             f"this person looks {mood} with {with_article(flower)} and {with_article(thing)}",
@@ -120,8 +121,8 @@ def reference_sentences(rng: np.random.Generator, n: int) -> list[str]:
             f"a cloudy day in {place} with {with_article(colour)} {other}",
             f"somebody with {number} {colour} petals seen from above",
             f"the {pattern} {thing} is {colour} and the {other} is small",
-            f"the letter {choose(rng, CHARACTERS[10:36]).lower()} on {with_article(choose(rng, PLATE_NAMES))} in {place}",
-            f"{place} with many {plural(other)} and {number} {plural(flower)}",
+            f"the letter {letter} on {with_article(plate)} in {place}",
+            f"{place} with many {plural(other)} and {with_article(flower)}",
         )
         sentences.append(choose(rng, options))
     return sentences

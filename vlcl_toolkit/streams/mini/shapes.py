@@ -4,7 +4,7 @@ Distances are exact for polygons and close to exact elsewhere, which is all that
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,17 +12,21 @@ from torch import Tensor
 
 Plane = Float[Tensor, "n h w"]
 Silhouette = Callable[[Tensor, Tensor], Tensor]
+Number = float | int
+Points = Sequence[tuple[Number, Number]]
 
 
-def disc(u: Plane, v: Plane, cx: float = 0.0, cy: float = 0.0, r: float = 0.8) -> Plane:
+def disc(u: Plane, v: Plane, cx: Number = 0.0, cy: Number = 0.0, r: Number = 0.8) -> Plane:
     return torch.hypot(u - cx, v - cy) - r
 
 
-def box(u: Plane, v: Plane, cx: float, cy: float, half_width: float, half_height: float) -> Plane:
+def box(
+    u: Plane, v: Plane, cx: Number, cy: Number, half_width: Number, half_height: Number
+) -> Plane:
     return torch.maximum((u - cx).abs() - half_width, (v - cy).abs() - half_height)
 
 
-def polygon(u: Plane, v: Plane, *corners: tuple[float, float]) -> Plane:
+def polygon(u: Plane, v: Plane, corners: Points) -> Plane:
     """Exact signed distance to a simple polygon given by its corners in order."""
     nearest = torch.full_like(u, torch.inf)
     inside = torch.zeros_like(u, dtype=torch.bool)
@@ -45,7 +49,7 @@ def regular(corners: int, radius: float = 0.9, turn: float = 0.0) -> Silhouette:
         )
         for k in range(corners)
     ]
-    return lambda u, v: polygon(u, v, *points)
+    return lambda u, v: polygon(u, v, points)
 
 
 def star(points: int = 5, inner: float = 0.4) -> Silhouette:
@@ -54,14 +58,14 @@ def star(points: int = 5, inner: float = 0.4) -> Silhouette:
         (r * math.sin(math.pi * k / points), -r * math.cos(math.pi * k / points))
         for k, r in enumerate(radii)
     ]
-    return lambda u, v: polygon(u, v, *corners)
+    return lambda u, v: polygon(u, v, corners)
 
 
-def outline_of(*corners: tuple[float, float]) -> Silhouette:
-    return lambda u, v: polygon(u, v, *corners)
+def outline_of(corners: Points) -> Silhouette:
+    return lambda u, v: polygon(u, v, corners)
 
 
-def union(*distances: Plane) -> Plane:
+def union(distances: Sequence[Tensor]) -> Plane:
     result = distances[0]
     for distance in distances[1:]:
         result = torch.minimum(result, distance)
@@ -74,98 +78,110 @@ def cut(distance: Plane, hole: Plane) -> Plane:
 
 def heart(u: Plane, v: Plane) -> Plane:
     return union(
-        disc(u, v, -0.4, -0.3, 0.44),
-        disc(u, v, 0.4, -0.3, 0.44),
-        polygon(u, v, (-0.76, -0.06), (0.76, -0.06), (0.0, 0.9)),
-        box(u, v, 0.0, -0.2, 0.3, 0.2),
+        [
+            disc(u, v, -0.4, -0.3, 0.44),
+            disc(u, v, 0.4, -0.3, 0.44),
+            polygon(u, v, [(-0.76, -0.06), (0.76, -0.06), (0.0, 0.9)]),
+            box(u, v, 0.0, -0.2, 0.3, 0.2),
+        ]
     )
 
 
 def drop(u: Plane, v: Plane) -> Plane:
-    return union(disc(u, v, 0, 0.3, 0.56), polygon(u, v, (0, -0.92), (0.52, 0.1), (-0.52, 0.1)))
+    return union([disc(u, v, 0, 0.3, 0.56), polygon(u, v, [(0, -0.92), (0.52, 0.1), (-0.52, 0.1)])])
 
 
 def cloud(u: Plane, v: Plane) -> Plane:
     return union(
-        disc(u, v, -0.5, 0.15, 0.38),
-        disc(u, v, 0.5, 0.15, 0.38),
-        disc(u, v, 0, -0.15, 0.5),
-        box(u, v, 0, 0.33, 0.5, 0.2),
+        [
+            disc(u, v, -0.5, 0.15, 0.38),
+            disc(u, v, 0.5, 0.15, 0.38),
+            disc(u, v, 0, -0.15, 0.5),
+            box(u, v, 0, 0.33, 0.5, 0.2),
+        ]
     )
 
 
 def tree(u: Plane, v: Plane) -> Plane:
     return union(
-        polygon(u, v, (0, -0.95), (0.6, 0.05), (-0.6, 0.05)),
-        polygon(u, v, (0, -0.5), (0.75, 0.55), (-0.75, 0.55)),
-        box(u, v, 0, 0.72, 0.13, 0.2),
+        [
+            polygon(u, v, [(0, -0.95), (0.6, 0.05), (-0.6, 0.05)]),
+            polygon(u, v, [(0, -0.5), (0.75, 0.55), (-0.75, 0.55)]),
+            box(u, v, 0, 0.72, 0.13, 0.2),
+        ]
     )
 
 
 def fish(u: Plane, v: Plane) -> Plane:
     body = torch.maximum(disc(u, v, -0.15, 0.75, 1.05), disc(u, v, -0.15, -0.75, 1.05))
     return cut(
-        union(body, polygon(u, v, (0.35, 0), (0.92, -0.45), (0.92, 0.45))),
+        union([body, polygon(u, v, [(0.35, 0), (0.92, -0.45), (0.92, 0.45)])]),
         disc(u, v, -0.5, -0.08, 0.07),
     )
 
 
 def boat(u: Plane, v: Plane) -> Plane:
     return union(
-        polygon(u, v, (-0.9, 0.35), (0.9, 0.35), (0.55, 0.8), (-0.55, 0.8)),
-        polygon(u, v, (0.02, -0.9), (0.02, 0.22), (-0.65, 0.22)),
-        polygon(u, v, (0.1, -0.65), (0.6, 0.22), (0.1, 0.22)),
+        [
+            polygon(u, v, [(-0.9, 0.35), (0.9, 0.35), (0.55, 0.8), (-0.55, 0.8)]),
+            polygon(u, v, [(0.02, -0.9), (0.02, 0.22), (-0.65, 0.22)]),
+            polygon(u, v, [(0.1, -0.65), (0.6, 0.22), (0.1, 0.22)]),
+        ]
     )
 
 
 def umbrella(u: Plane, v: Plane) -> Plane:
     canopy = torch.maximum(disc(u, v, 0, 0, 0.9), v)
     hook = torch.maximum((torch.hypot(u - 0.16, v - 0.72) - 0.16).abs() - 0.06, 0.72 - v)
-    return union(canopy, box(u, v, 0, 0.36, 0.06, 0.38), hook)
+    return union([canopy, box(u, v, 0, 0.36, 0.06, 0.38), hook])
 
 
 def mushroom(u: Plane, v: Plane) -> Plane:
     cap = torch.maximum(torch.hypot(u, (v + 0.05) * 1.15) - 0.88, v + 0.05)
-    return union(cap, polygon(u, v, (-0.24, -0.1), (0.24, -0.1), (0.32, 0.85), (-0.32, 0.85)))
+    return union([cap, polygon(u, v, [(-0.24, -0.1), (0.24, -0.1), (0.32, 0.85), (-0.32, 0.85)])])
 
 
 def key(u: Plane, v: Plane) -> Plane:
     bow = (torch.hypot(u, v + 0.52) - 0.28).abs() - 0.11
     return union(
-        bow,
-        box(u, v, 0, 0.32, 0.09, 0.58),
-        box(u, v, 0.2, 0.8, 0.2, 0.08),
-        box(u, v, 0.16, 0.52, 0.16, 0.08),
+        [
+            bow,
+            box(u, v, 0, 0.32, 0.09, 0.58),
+            box(u, v, 0.2, 0.8, 0.2, 0.08),
+            box(u, v, 0.16, 0.52, 0.16, 0.08),
+        ]
     )
 
 
 def cup(u: Plane, v: Plane) -> Plane:
     handle = torch.maximum((torch.hypot(u - 0.5, v) - 0.32).abs() - 0.09, 0.42 - u)
-    return union(polygon(u, v, (-0.7, -0.6), (0.5, -0.6), (0.38, 0.65), (-0.58, 0.65)), handle)
+    return union([polygon(u, v, [(-0.7, -0.6), (0.5, -0.6), (0.38, 0.65), (-0.58, 0.65)]), handle])
 
 
 def flag(u: Plane, v: Plane) -> Plane:
     return union(
-        box(u, v, -0.62, 0, 0.07, 0.92), polygon(u, v, (-0.6, -0.9), (0.8, -0.5), (-0.6, -0.08))
+        [box(u, v, -0.62, 0, 0.07, 0.92), polygon(u, v, [(-0.6, -0.9), (0.8, -0.5), (-0.6, -0.08)])]
     )
 
 
 def leaf(u: Plane, v: Plane) -> Plane:
     blade = torch.maximum(disc(u, v, 0.62, -0.1, 1.0), disc(u, v, -0.62, -0.1, 1.0))
-    return union(blade, box(u, v, 0, 0.78, 0.05, 0.15))
+    return union([blade, box(u, v, 0, 0.78, 0.05, 0.15)])
 
 
 def bell(u: Plane, v: Plane) -> Plane:
     body = union(
-        disc(u, v, 0, -0.25, 0.48),
-        polygon(u, v, (-0.47, -0.25), (0.47, -0.25), (0.82, 0.5), (-0.82, 0.5)),
+        [
+            disc(u, v, 0, -0.25, 0.48),
+            polygon(u, v, [(-0.47, -0.25), (0.47, -0.25), (0.82, 0.5), (-0.82, 0.5)]),
+        ]
     )
-    return union(body, disc(u, v, 0, 0.62, 0.18), disc(u, v, 0, -0.78, 0.12))
+    return union([body, disc(u, v, 0, 0.62, 0.18), disc(u, v, 0, -0.78, 0.12)])
 
 
 def glasses(u: Plane, v: Plane) -> Plane:
     ring = (torch.hypot(u.abs() - 0.5, v) - 0.32).abs() - 0.1
-    return union(ring, box(u, v, 0, -0.05, 0.2, 0.07))
+    return union([ring, box(u, v, 0, -0.05, 0.2, 0.07)])
 
 
 def crescent(u: Plane, v: Plane) -> Plane:
@@ -177,31 +193,35 @@ def ring(u: Plane, v: Plane) -> Plane:
 
 
 def cross(u: Plane, v: Plane) -> Plane:
-    return union(box(u, v, 0, 0, 0.27, 0.85), box(u, v, 0, 0, 0.85, 0.27))
+    return union([box(u, v, 0, 0, 0.27, 0.85), box(u, v, 0, 0, 0.85, 0.27)])
 
 
 def candle(u: Plane, v: Plane) -> Plane:
     return union(
-        box(u, v, 0, 0.42, 0.28, 0.5),
-        torch.hypot(u * 1.7, v + 0.45) - 0.3,
-        box(u, v, 0, -0.1, 0.04, 0.1),
+        [
+            box(u, v, 0, 0.42, 0.28, 0.5),
+            torch.hypot(u * 1.7, v + 0.45) - 0.3,
+            box(u, v, 0, -0.1, 0.04, 0.1),
+        ]
     )
 
 
 def hand(u: Plane, v: Plane) -> Plane:
     fingers = [box(u, v, x, -0.35, 0.09, 0.5) for x in (-0.4, -0.14, 0.12, 0.38)]
     return union(
-        box(u, v, 0, 0.4, 0.5, 0.42),
-        *fingers,
-        polygon(u, v, (0.4, 0.5), (0.9, -0.15), (0.75, -0.25), (0.35, 0.15)),
+        [
+            box(u, v, 0, 0.4, 0.5, 0.42),
+            *fingers,
+            polygon(u, v, [(0.4, 0.5), (0.9, -0.15), (0.75, -0.25), (0.35, 0.15)]),
+        ]
     )
 
 
 SHAPES: dict[str, Silhouette] = {
     "circle": disc,
     "square": lambda u, v: box(u, v, 0, 0, 0.72, 0.72),
-    "triangle": outline_of((0, -0.85), (0.88, 0.7), (-0.88, 0.7)),
-    "diamond": outline_of((0, -0.95), (0.7, 0), (0, 0.95), (-0.7, 0)),
+    "triangle": outline_of([(0, -0.85), (0.88, 0.7), (-0.88, 0.7)]),
+    "diamond": outline_of([(0, -0.95), (0.7, 0), (0, 0.95), (-0.7, 0)]),
     "pentagon": regular(5),
     "octagon": regular(8, turn=math.pi / 8),
     "star": star(),
@@ -210,18 +230,28 @@ SHAPES: dict[str, Silhouette] = {
     "ring": ring,
     "moon": crescent,
     "arrow": outline_of(
-        (-0.9, -0.22),
-        (0.15, -0.22),
-        (0.15, -0.62),
-        (0.92, 0),
-        (0.15, 0.62),
-        (0.15, 0.22),
-        (-0.9, 0.22),
+        [
+            (-0.9, -0.22),
+            (0.15, -0.22),
+            (0.15, -0.62),
+            (0.92, 0),
+            (0.15, 0.62),
+            (0.15, 0.22),
+            (-0.9, 0.22),
+        ]
     ),
     "drop": drop,
     "cloud": cloud,
     "house": outline_of(
-        (-0.7, 0.85), (-0.7, -0.1), (-0.92, -0.1), (0, -0.9), (0.92, -0.1), (0.7, -0.1), (0.7, 0.85)
+        [
+            (-0.7, 0.85),
+            (-0.7, -0.1),
+            (-0.92, -0.1),
+            (0, -0.9),
+            (0.92, -0.1),
+            (0.7, -0.1),
+            (0.7, 0.85),
+        ]
     ),
     "tree": tree,
     "fish": fish,
@@ -237,20 +267,22 @@ SHAPES: dict[str, Silhouette] = {
     "candle": candle,
     "hand": hand,
     "crown": outline_of(
-        (-0.85, 0.65),
-        (-0.9, -0.55),
-        (-0.42, 0.0),
-        (0, -0.75),
-        (0.42, 0.0),
-        (0.9, -0.55),
-        (0.85, 0.65),
+        [
+            (-0.85, 0.65),
+            (-0.9, -0.55),
+            (-0.42, 0.0),
+            (0, -0.75),
+            (0.42, 0.0),
+            (0.9, -0.55),
+            (0.85, 0.65),
+        ]
     ),
     "bolt": outline_of(
-        (0.25, -0.95), (-0.6, 0.15), (-0.1, 0.15), (-0.3, 0.95), (0.6, -0.2), (0.08, -0.2)
+        [(0.25, -0.95), (-0.6, 0.15), (-0.1, 0.15), (-0.3, 0.95), (0.6, -0.2), (0.08, -0.2)]
     ),
-    "mountain": outline_of((-0.95, 0.7), (-0.3, -0.55), (0.05, 0.05), (0.35, -0.3), (0.95, 0.7)),
+    "mountain": outline_of([(-0.95, 0.7), (-0.3, -0.55), (0.05, 0.05), (0.35, -0.3), (0.95, 0.7)]),
     "hourglass": outline_of(
-        (-0.65, -0.85), (0.65, -0.85), (0.1, 0), (0.65, 0.85), (-0.65, 0.85), (-0.1, 0)
+        [(-0.65, -0.85), (0.65, -0.85), (0.1, 0), (0.65, 0.85), (-0.65, 0.85), (-0.1, 0)]
     ),
 }
 SHAPE_NAMES = tuple(SHAPES)

@@ -28,10 +28,10 @@ from vlcl_toolkit.streams.mini.shapes import (
 PLATES = {
     "circle": SHAPES["circle"],
     "square": SHAPES["square"],
-    "triangle": outline_of((0, -0.85), (0.92, 0.72), (-0.92, 0.72)),
-    "inverted triangle": outline_of((0, 0.85), (-0.92, -0.72), (0.92, -0.72)),
+    "triangle": outline_of([(0, -0.85), (0.92, 0.72), (-0.92, 0.72)]),
+    "inverted triangle": outline_of([(0, 0.85), (-0.92, -0.72), (0.92, -0.72)]),
     "octagon": regular(8, turn=math.pi / 8),
-    "diamond": outline_of((0, -0.92), (0.92, 0), (0, 0.92), (-0.92, 0)),
+    "diamond": outline_of([(0, -0.92), (0.92, 0), (0, 0.92), (-0.92, 0)]),
 }
 PLATE_NAMES = tuple(PLATES)
 PLATE_FUNCTIONS = {index: PLATES[name] for index, name in enumerate(PLATE_NAMES)}
