@@ -265,6 +265,16 @@ def run_training(case: Case) -> None:
                 inputs.compare_head(head, method, inputs.task(name, clip.image_size))
 
 
+def memory_batches(inputs: Inputs, method: Icarl, index: int) -> list[Tensor]:
+    """The class-incremental memory, which takes in a task before it is learned, 64 at a time."""
+    names = method.stream.names
+    images = [inputs.tensors[f"{name}.images"] for name in names]
+    with torch.no_grad():
+        features = method.clip.encode_image(images[index]) if index else None
+    method.remember(index, method.task.train.labels, features)
+    return list(torch.cat([images[t][chosen] for t, chosen in method.memory.items()]).split(64))
+
+
 @runner("zscl_cil")
 def run_class_incremental(case: Case) -> None:
     inputs = Inputs(case)
@@ -293,6 +303,8 @@ def run_class_incremental(case: Case) -> None:
             own = method.config.reference_images == "task" if isinstance(method, Zscl) else False
             reference = inputs.tensors["ref.images"].split(settings.reference_batch_size)
             enter(method, stream, index, recorded_tokens(case, prefix))
+            if isinstance(method, Icarl):
+                reference = memory_batches(inputs, method, index)
             train_task(
                 inputs,
                 method,

@@ -94,7 +94,8 @@ def _from_flags(
     temperature = float(take("T", 2.0))
     take("num", None)
     take("train_mode", None) if flags.get("train_mode") == "whole" else None
-    if method in ("ZSCL", "lwf"):
+    assert method in ("finetune", "ZSCL"), f"no settings for method {method}"
+    if method == "ZSCL":
         if datasets is not None:
             texts = "seen_prompts"
         elif sentences is None:
@@ -192,14 +193,13 @@ def class_incremental_settings(record: dict[str, Any], hyper: dict[str, Any]) ->
         "average_every": flags.get("avg_freq", 2),
         "eval_scale": None,
     }
-    negatives = {"previous": "previous"}.get(flags.get("ce"), "none")
-    distils = {"ZSCL": "reference", "lwf": "task", "lwfvr": "task"}
-    if official in distils:
-        refs = {"conceptual_captions": "sentences", "random": "random", None: "task_prompts"}
-        texts = "random" if official == "lwfvr" else refs[flags.get("refs")]
+    config["negatives"] = "previous" if flags.get("ce") == "previous" else "none"
+    sources = {"ZSCL": "reference", "lwf": "task", "lwfvr": "task", "iCaRL": "memory"}
+    texts = {"conceptual_captions": "sentences", "random": "random", None: "task_prompts"}
+    if official in sources:
         config |= {
-            "reference_images": distils[official],
-            "reference_texts": texts,
+            "reference_images": sources[official],
+            "reference_texts": "random" if official == "lwfvr" else texts[flags.get("refs")],
             "teacher": "zero_shot" if official == "ZSCL" else "previous",
             "alias_teacher": official != "ZSCL",
             "distillation_weight": 5.0,
@@ -207,9 +207,10 @@ def class_incremental_settings(record: dict[str, Any], hyper: dict[str, Any]) ->
         }
     else:
         assert official == "finetune", f"no settings for class-incremental {official}"
-    config["negatives"] = negatives
+    if official == "iCaRL":
+        config |= {"memory_size": flags.get("K", 5000), "faithful_memory": True}
     return Settings(
-        method="zscl",
+        method={"lwf": "lwf", "lwfvr": "lwf_vr", "iCaRL": "icarl"}.get(official, "zscl"),
         config=config,
         batch_size=hyper["bs"],
         reference_batch_size=hyper["rb"],

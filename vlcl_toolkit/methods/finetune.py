@@ -133,9 +133,10 @@ class Finetune(Method):
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:
         """Step 5."""
-        cosine = self.clip.encode_image(images) @ self.class_features(task).T
-        scale = self.config.eval_scale
-        return cosine * (self.clip.logit_scale if scale is None else scale)
+        features, classes = self.clip.encode_image(images), self.class_features(task)
+        if self.config.eval_scale is None:
+            return self.clip.logits(features, classes)
+        return self.config.eval_scale * features @ classes.T
 
     def state_dict(self) -> dict[str, Tensor]:
         """The trained weights."""

@@ -28,6 +28,7 @@ from vlcl_toolkit.methods.parameter_space import Averaging
 from vlcl_toolkit.methods.reference_material import ReferenceImages, ReferenceTexts
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.zscl import Zscl
+from vlcl_toolkit.methods.zscl_config import ZsclConfig
 from vlcl_toolkit.streams.base import ImageData, Task, load_batch
 
 _AT_ONCE = 256
@@ -77,7 +78,7 @@ class Icarl(Zscl):
     name = "icarl"
 
     @dataclass(frozen=True)
-    class Config(Zscl.Config):
+    class Config(ZsclConfig):
         """Settings of iCaRL; the others are those of ZSCL."""
 
         memory_size: int = 10_000

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from vlcl_toolkit.methods.parameter_space import Averaging
 from vlcl_toolkit.methods.reference_material import ReferenceImages, ReferenceTexts
 from vlcl_toolkit.methods.registry import register
-from vlcl_toolkit.methods.zscl import TeacherWeights, Zscl
+from vlcl_toolkit.methods.zscl import Zscl
+from vlcl_toolkit.methods.zscl_config import TeacherWeights, ZsclConfig
 
 
 @register
@@ -28,7 +29,7 @@ class Lwf(Zscl):
     name = "lwf"
 
     @dataclass(frozen=True)
-    class Config(Zscl.Config):
+    class Config(ZsclConfig):
         """Settings of LwF; the others are those of ZSCL."""
 
         reference_images: ReferenceImages = "task"

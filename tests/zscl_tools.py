@@ -1,0 +1,92 @@
+"""ZSCL and its baselines on tiny material, step by step."""
+
+from dataclasses import replace
+
+import torch
+from tiny import SETTINGS, random_images, tiny_clip, tiny_stream
+
+from vlcl_toolkit.methods import make_method
+from vlcl_toolkit.streams import TaskStream
+from vlcl_toolkit.streams.base import Reference
+from vlcl_toolkit.training import train_step
+
+FAMILY = [
+    "zscl",
+    "lwf",
+    "lwf_vr",
+    "icarl",
+    "wise_ft",
+    "weight_ensemble",
+    "weight_consolidation",
+]
+SMALL = {
+    "zscl": {"average_every": 2},
+    "lwf": {},
+    "lwf_vr": {"random_sentences": 7},
+    "icarl": {"memory_size": 9},
+    "wise_ft": {},
+    "weight_ensemble": {"average_every": 3},
+    "weight_consolidation": {},
+}
+NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
+REFERENCE = Reference(
+    random_images(21, 1, seed=7).images,
+    ("a dog in the rain", "two cats", "a red car by the sea on a long and cloudy day"),
+    ("tench", "goldfish"),
+)
+
+
+def reference_stream() -> TaskStream:
+    """The tiny stream with reference material."""
+    return replace(tiny_stream(), reference=lambda: REFERENCE)
+
+
+def attached(name, clip=None, stream=None, **settings):
+    """A method on a tiny backbone, in a stream."""
+    method = make_method(name, clip or tiny_clip(), SETTINGS | SMALL[name] | settings)
+    method.attach()
+    method.enter_stream(stream or reference_stream())
+    return method
+
+
+def begin(method, index=0, seed=0):
+    """Everything before the first step of a task."""
+    task = method.stream[index] if hasattr(method, "stream") else tiny_stream()[index]
+    method.enter_task(index, task)
+    method.begin_task(index, task, torch.Generator().manual_seed(seed))
+    return task
+
+
+def learn(method, index=0, seed=0, each=lambda step: None):
+    """One task, as the loop does it; `each` is called after each step."""
+    task = begin(method, index, seed)
+    optimizer = method.optimizer(list(method.trainable().values()))
+    for step in range(method.steps(task)):
+        images, labels = method.training_batch(task, step, seed)
+        train_step(method, optimizer, images, labels, step, NO_SCALING)
+        each(step)
+    method.end_task(index, task)
+
+
+def weights(method):
+    """Copies of the trained weights."""
+    return {name: value.detach().clone() for name, value in method.trainable().items()}
+
+
+def gradients(method, loss):
+    """Gradients of a loss by name, zeros where there is none; the closed-form ones are added."""
+    method.clip.model.zero_grad(set_to_none=False)
+    loss.backward()
+    for parameter in method.trainable().values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    method.after_backward(0)
+    return {name: p.grad.clone() for name, p in method.trainable().items()}
+
+
+def disturb(method, seed=3, amount=1e-2):
+    """Move the student away from where it is."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in method.trainable().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=amount)
