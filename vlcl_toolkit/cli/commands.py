@@ -126,7 +126,7 @@ def compare(
     """Run several methods over seeds and orders; print and write one table, and figures.
 
     Args:
-        methods: Names, or "all".
+        methods: Names, or "all": zero-shot and every method with a recipe for the stream.
         stream: Name of the stream.
         seeds: One run of each method per seed.
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
@@ -143,7 +143,7 @@ def compare(
     chosen, folder = load_stream(stream), make_folder(out or Path("runs", stream, "comparison"))
     clip = backbone.load()
     if alone:
-        for method in experiments.choose_methods(methods):
+        for method in experiments.choose_methods(methods, chosen.id):
             table = alone_table(experiments.learn_alone(method, chosen, clip, seeds=seeds))
             write_atomic(folder / f"alone_{method}.csv", table.to_csv(float_format="%.4f").encode())
             print_alone(method, table, len(seeds))

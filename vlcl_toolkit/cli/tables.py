@@ -4,18 +4,20 @@ import math
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from vlcl_toolkit.analysis.comparison import COSTS
 from vlcl_toolkit.results import RunResult
 
 SCORE_TITLES = {
-    "transfer": "Transfer ↑",
-    "average": "Average ↑",
-    "last": "Last ↑",
-    "forgetting": "Forgetting ↓",
-    "learned": "just learned ↑",
-    "held_out": "held out ↑",
+    "transfer": "Transfer↑",
+    "average": "Average↑",
+    "last": "Last↑",
+    "forgetting": "Forgetting↓",
+    "learned": "just learned↑",
+    "held_out": "held out↑",
 }
 
 
@@ -27,7 +29,7 @@ def _mean_std(table: pd.DataFrame, row: Any, column: str, digits: int = 1) -> st
     mean, std = table.loc[row, (column, "mean")], table.loc[row, (column, "std")]
     if math.isnan(mean):
         return ""
-    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f"±{std:.{digits}f}")
 
 
 def print_run(result: RunResult) -> None:
@@ -36,6 +38,7 @@ def print_run(result: RunResult) -> None:
     title = f"{result.method} on {result.stream}, seed {result.seed} (accuracy in percent)"
     table = Table(
         title=title,
+        box=SIMPLE,
         caption=f"label space: {result.config['label_space']}; decision: {result.config['decision']}; "
         f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}",
     )
@@ -64,32 +67,29 @@ def print_run(result: RunResult) -> None:
 
 
 def print_comparison(table: pd.DataFrame) -> None:
-    """Mean ± standard deviation over runs, one line per method."""
-    shown = Table(title="mean ± standard deviation over runs (percent)")
-    shown.add_column("method")
-    for title in SCORE_TITLES.values():
-        shown.add_column(title, justify="right")
-    for title in ("trained", "seconds", "MiB", "runs"):
-        shown.add_column(title, justify="right")
+    """Mean and standard deviation of the scores over runs, one line per method; below, what they cost."""
+    scores = Table(title="scores in percent, mean ± standard deviation over runs", box=SIMPLE)
+    costs = Table(title="cost of a run, mean", box=SIMPLE)
+    for shown, titles in (
+        (scores, SCORE_TITLES.values()),
+        (costs, ("trained parameters", "seconds training", "seconds testing", "MiB", "runs")),
+    ):
+        shown.add_column("method", no_wrap=True)
+        for title in titles:
+            shown.add_column(title, justify="right")
     for method in table.index:
-        seconds = (
-            table.loc[method, ("train_seconds", "mean")]
-            + table.loc[method, ("evaluate_seconds", "mean")]
-        )
-        shown.add_row(
+        scores.add_row(str(method), *(_mean_std(table, method, score) for score in SCORE_TITLES))
+        costs.add_row(
             str(method),
-            *(_mean_std(table, method, score) for score in SCORE_TITLES),
-            f"{table.loc[method, ('trainable_parameters', 'mean')]:,.0f}",
-            f"{seconds:.0f}",
-            f"{table.loc[method, ('peak_memory_mib', 'mean')]:.0f}",
+            *(f"{table.loc[method, (cost, 'mean')]:,.0f}" for cost in COSTS),
             str(table.loc[method, ("runs", "count")]),
         )
-    Console().print(shown)
+    Console().print(scores, costs)
 
 
 def print_alone(method: str, table: pd.DataFrame, seeds: int) -> None:
     """Each task learned alone."""
-    shown = Table(title=f"{method}, each task learned alone (percent, {seeds} seeds)")
+    shown = Table(title=f"{method}, each task learned alone (percent, {seeds} seeds)", box=SIMPLE)
     for title in ("task", "zero-shot", "validation", "learned"):
         shown.add_column(title, justify="left" if title == "task" else "right")
     for task, row in table.iterrows():
