@@ -22,7 +22,7 @@ benchmark; `threshold_quantile` derives one per autoencoder from its own trainin
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -151,9 +151,13 @@ class AutoSelector:
         """
         config, device = self.config, self.clip.device
         seed = int(torch.randint(2**62, (), generator=generator))
-        if not self.autoencoders:
-            self.features.fit(self.frozen.parts(data, keep=False))
         whole = None if config.selector_augment else self.frozen.of(data, keep=False)
+
+        def parts() -> Iterator[Tensor]:
+            return self.frozen.parts(data, keep=False) if whole is None else iter((whole,))
+
+        if not self.autoencoders:
+            self.features.fit(parts())
 
         def inputs(step: int) -> Tensor:
             indices = batches(len(data), config.selector_batch_size, step, seed)
@@ -176,8 +180,8 @@ class AutoSelector:
         self.autoencoders.append(autoencoder.requires_grad_(False))
         threshold = config.threshold
         if config.threshold_quantile:
-            parts = self.frozen.parts(data, keep=False)
-            errors = torch.cat([autoencoder.errors(self.features.finish(part)) for part in parts])
+            found = [autoencoder.errors(self.features.finish(part)) for part in parts()]
+            errors = torch.cat(found)
             threshold = float(errors.quantile(config.threshold_quantile))
         self.thresholds.append(threshold)
         return losses
