@@ -3,18 +3,23 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from vlcl_toolkit.experiments import compare
+from vlcl_toolkit.analysis.comparison import score_table
+from vlcl_toolkit.clip import load_clip
+from vlcl_toolkit.experiments import compare, search
 from vlcl_toolkit.files import data_path, make_folder, write_atomic
 from vlcl_toolkit.plotting.accuracy import accuracy_matrix, unseen_accuracy
-from vlcl_toolkit.plotting.comparison import method_comparison
+from vlcl_toolkit.plotting.comparison import learning_rate_curves, method_comparison
 from vlcl_toolkit.plotting.images import domain_examples
 from vlcl_toolkit.plotting.pretraining import pretraining_zero_shot
 from vlcl_toolkit.plotting.style import new_figure, to_png
 from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.streams.base import load_stream
 
 GALLERY_METHODS, GALLERY_SEEDS = ("zero_shot", "finetune"), (0, 1, 2)
+LEARNING_RATES, ORDERS = (2e-4, 2.8e-4, 4e-4, 5.6e-4, 8e-4), ("default", "reversed")
 
 
 def write_comparison(
@@ -36,12 +41,8 @@ def write_comparison(
 
 def write_gallery(folder: Path) -> list[Path]:
     """Run what the gallery shows on the embedded stream (finished runs are not repeated) and draw it."""
-    from vlcl_toolkit.analysis.comparison import score_table
-    from vlcl_toolkit.clip import load_clip
-    from vlcl_toolkit.streams.base import load_stream
-
-    stream = load_stream("mini")
-    results = compare(GALLERY_METHODS, stream, load_clip("mini"), seeds=GALLERY_SEEDS)
+    stream, clip = load_stream("mini"), load_clip("mini")
+    results = compare(GALLERY_METHODS, stream, clip, seeds=GALLERY_SEEDS)
     paths = write_comparison(folder, results, score_table(results))
     tasks = (*stream, *stream.held_out)
     figure, ax = new_figure(width=9, height=9.5)
@@ -51,7 +52,18 @@ def write_gallery(folder: Path) -> list[Path]:
     log = pd.read_csv(data_path("mini", "pretraining.csv"))
     pretraining_zero_shot(log, ax, domains=[task.name for task in tasks])
     pictures["pretraining.png"] = to_png(figure)
+    tried = search("finetune", stream, clip, "learning_rate", LEARNING_RATES, orders=ORDERS)
+    figure, ax = new_figure(width=9, height=4.5)
+    learning_rate_curves(
+        score_table(tried, "learning_rate"), ax, frozen_transfer=frozen_transfer(tried)
+    )
+    pictures["learning_rate.png"] = to_png(figure)
     return paths + _write(folder, pictures)
+
+
+def frozen_transfer(results: Sequence[RunResult]) -> float:
+    """Transfer of the frozen backbone (percent), over the same orders as these runs."""
+    return float(np.mean([result.accuracy.iloc[0, 1:].mean() for result in results]))
 
 
 def _write(folder: Path, pictures: dict[str, bytes]) -> list[Path]:
