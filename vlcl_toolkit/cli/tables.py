@@ -11,6 +11,11 @@ from rich.table import Table
 from vlcl_toolkit.analysis.comparison import COSTS
 from vlcl_toolkit.results import RunResult
 
+COMPACT: dict[str, Any] = {
+    "box": SIMPLE,
+    "collapse_padding": True,
+    "pad_edge": False,
+}  # fits 80 columns
 SCORE_TITLES = {
     "transfer": "Transfer↑",
     "average": "Average↑",
@@ -38,7 +43,7 @@ def print_run(result: RunResult) -> None:
     title = f"{result.method} on {result.stream}, seed {result.seed} (accuracy in percent)"
     table = Table(
         title=title,
-        box=SIMPLE,
+        **COMPACT,
         caption=f"label space: {result.config['label_space']}; decision: {result.config['decision']}; "
         f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}",
     )
@@ -68,8 +73,8 @@ def print_run(result: RunResult) -> None:
 
 def print_comparison(table: pd.DataFrame) -> None:
     """Mean and standard deviation of the scores over runs, one line per method; below, what they cost."""
-    scores = Table(title="scores in percent, mean ± standard deviation over runs", box=SIMPLE)
-    costs = Table(title="cost of a run, mean", box=SIMPLE)
+    scores = Table(title="scores in percent, mean ± standard deviation over runs", **COMPACT)
+    costs = Table(title="cost of a run, mean", **COMPACT)
     for shown, titles in (
         (scores, SCORE_TITLES.values()),
         (costs, ("trained parameters", "seconds training", "seconds testing", "MiB", "runs")),
@@ -89,7 +94,7 @@ def print_comparison(table: pd.DataFrame) -> None:
 
 def print_alone(method: str, table: pd.DataFrame, seeds: int) -> None:
     """Each task learned alone."""
-    shown = Table(title=f"{method}, each task learned alone (percent, {seeds} seeds)", box=SIMPLE)
+    shown = Table(title=f"{method}, each task learned alone (percent, {seeds} seeds)", **COMPACT)
     for title in ("task", "zero-shot", "validation", "learned"):
         shown.add_column(title, justify="left" if title == "task" else "right")
     for task, row in table.iterrows():
