@@ -30,7 +30,7 @@ def polygon(u: Plane, v: Plane, corners: Points) -> Plane:
     """Exact signed distance to a simple polygon given by its corners in order."""
     nearest = torch.full_like(u, torch.inf)
     inside = torch.zeros_like(u, dtype=torch.bool)
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+    for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
         dx, dy = x1 - x0, y1 - y0
         along = (((u - x0) * dx + (v - y0) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
         nearest = torch.minimum(nearest, (u - x0 - along * dx) ** 2 + (v - y0 - along * dy) ** 2)
