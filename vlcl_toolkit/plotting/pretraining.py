@@ -44,6 +44,7 @@ def pretraining_zero_shot(log: pd.DataFrame, ax: Axes, *, domains: Sequence[str]
 
 
 def _samples_axis(ax: Axes) -> Axes:
+    ax.set_xlim(left=0)
     ax.set_xlabel("captioned images seen (million)")
     ax.grid(True, axis="y")
     return ax

@@ -59,6 +59,7 @@ def draw_expressions(
     lips = torch.maximum(arc.abs() - 0.055, u.abs() - 0.4)
     opening = (torch.hypot(u / 0.24, (v - 0.42) / (0.02 + 0.22 * mouth)) - 1) * 0.2
     open_mouth = torch.where(mouth > 0.25, opening, torch.ones_like(opening))
-    lips = torch.where(mouth > 0.25, lips + 0.0 + (curve.abs() < 0.3), lips)
+    # A round open mouth replaces flat lips.
+    lips = torch.where(mouth > 0.25, lips + (curve.abs() < 0.3), lips)
     features = torch.minimum(torch.minimum(lid, brows), torch.minimum(lips, open_mouth))
     return paint(image, coverage(features, scale), ink)

@@ -15,7 +15,7 @@ from vlcl_toolkit.streams.mini.canvas import (
     paint,
 )
 from vlcl_toolkit.streams.mini.colours import COLOUR_NAMES, shade
-from vlcl_toolkit.streams.mini.glyphs import CHARACTERS, FONTS, draw_characters
+from vlcl_toolkit.streams.mini.glyphs import CHARACTERS, draw_characters
 from vlcl_toolkit.streams.mini.shapes import (
     SHAPE_NAMES,
     SHAPES,
@@ -115,7 +115,6 @@ def pictogram(
         fonts = rng.integers(
             0, 2, len(characters)
         )  # the two sans-serif faces that real signs resemble
-        assert len(FONTS) >= 2
         drawn = draw_characters(
             marks[characters], fonts, scale=np.full(len(characters), 0.62), bend=(u[rows], v[rows])
         )
