@@ -202,7 +202,8 @@ class RunPanel(ipywidgets.VBox):
             seconds = self.result.seconds["train"]
             return f"Complete: {seconds:.0f} s of training, in <code>{self.result.folder}</code>"
         if self.key in self._known:
-            return f"Stopped with {max(0, known - 1)} tasks learned. Press Run to go on."
+            learned = f"{max(0, known - 1)} of {len(self.sliders.order)} tasks learned"
+            return f"Stopped: {learned}. Press Run to go on."
         return "Not run in this order yet. Press Run."
 
     def _scores_table(self, accuracy: pd.DataFrame) -> str:
