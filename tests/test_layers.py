@@ -22,7 +22,7 @@ LAYERS = [
         "training",
         "probes",
     },
-    {"experiments"},
+    {"experiments", "jobs"},
     {"analysis"},
     {"plotting"},
     {"widgets", "cli", "__main__", "__init__"},

@@ -5,16 +5,16 @@ goes on where it was.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.jobs import Job, jobs_at_once, run_jobs
 from vlcl_toolkit.methods import make_config, method_class, method_names
 from vlcl_toolkit.recipes import recipe_config
 from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.base import TaskStream
-from vlcl_toolkit.training import run
 
 Order = str | Sequence[int | str]
 
@@ -41,17 +41,28 @@ def compare(
     seeds: Sequence[int] = (0,),
     orders: Sequence[Order] = (),
     progress: bool = True,
+    jobs: int | None = 1,
+    **options: Any,
 ) -> list[RunResult]:
     """Run every method with every seed in every task order (none given: the stream's own).
+
+    Args:
+        jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
 
     Raises UserError for unknown methods or orders before anything is run.
     """
     streams = [stream.reorder(order) for order in orders] or [stream]
     methods = choose_methods(methods, stream.id)
-    return [
-        run(method, ordered, clip, seed=seed, progress=progress)
-        for ordered, method, seed in itertools.product(streams, methods, seeds)
-    ]
+    return _run_all(
+        [
+            Job(method, ordered.names, seed, options=options)
+            for ordered, method, seed in itertools.product(streams, methods, seeds)
+        ],
+        stream,
+        clip,
+        jobs,
+        progress,
+    )
 
 
 def learn_alone(
@@ -61,13 +72,11 @@ def learn_alone(
     *,
     seeds: Sequence[int] = (0,),
     progress: bool = True,
+    jobs: int | None = 1,
 ) -> list[RunResult]:
     """Let the method learn each task alone, from the frozen backbone: what the task allows."""
-    singles = [stream.subset([name]) for name in stream.names]
-    return [
-        run(method, single, clip, seed=seed, progress=progress)
-        for single, seed in itertools.product(singles, seeds)
-    ]
+    plan = [Job(method, (name,), seed) for name, seed in itertools.product(stream.names, seeds)]
+    return _run_all(plan, stream, clip, jobs, progress)
 
 
 def search(
@@ -79,19 +88,38 @@ def search(
     *,
     seeds: Sequence[int] = (0, 1),
     orders: Sequence[Order] = (),
+    config: Mapping[str, Any] | None = None,
+    evaluate_all: bool = False,
     progress: bool = True,
+    jobs: int | None = 1,
 ) -> list[RunResult]:
     """Run the method with each value of one setting, over seeds and orders.
 
     Choose by ``RunResult.validation`` (the accuracy on validation images of each task right after learning it), never
-    by test accuracy. Raises UserError for an unknown setting or an unfit value before anything is run.
+    by test accuracy.
+
+    Args:
+        config: other settings that differ from the recipe.
+        evaluate_all: test all tasks after each (to show what a setting does), not only the one just learned.
+        jobs: runs at once; None: see `jobs_at_once`.
+
+    Raises UserError for an unknown setting or an unfit value before anything is run.
     """
     if not values:
         raise UserError(f"no value to try for {setting!r}; give at least one")
-    for value in values:
-        make_config(method, {setting: value})
+    settings = [{**(config or {}), setting: value} for value in values]
+    for each in settings:
+        make_config(method, {**recipe_config(method, stream.id), **each})
     streams = [stream.reorder(order) for order in orders] or [stream]
-    return [
-        run(method, ordered, clip, seed=seed, config={setting: value}, progress=progress)
-        for value, ordered, seed in itertools.product(values, streams, seeds)
+    plan = [
+        Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all})
+        for each, ordered, seed in itertools.product(settings, streams, seeds)
     ]
+    return _run_all(plan, stream, clip, jobs, progress)
+
+
+def _run_all(
+    plan: Sequence[Job], stream: TaskStream, clip: Clip, jobs: int | None, progress: bool
+) -> list[RunResult]:
+    at_once = jobs_at_once(clip, len(plan), jobs)
+    return run_jobs(plan, stream, clip, at_once=at_once, progress=progress)

@@ -122,6 +122,7 @@ def compare(
     orders: tuple[str, ...] = (),
     alone: bool = False,
     out: Path | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Run several methods over seeds and orders; print and write one table, and figures.
 
@@ -132,6 +133,7 @@ def compare(
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
         alone: Instead, let each method learn every task alone from the frozen backbone.
         out: Folder of table and figures; default: runs/<stream>/comparison. The runs lie in their own folders.
+        jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
     """
     from vlcl_toolkit import experiments
     from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
@@ -144,11 +146,12 @@ def compare(
     clip = backbone.load()
     if alone:
         for method in experiments.choose_methods(methods, chosen.id):
-            table = alone_table(experiments.learn_alone(method, chosen, clip, seeds=seeds))
+            results = experiments.learn_alone(method, chosen, clip, seeds=seeds, jobs=jobs)
+            table = alone_table(results)
             write_atomic(folder / f"alone_{method}.csv", table.to_csv(float_format="%.4f").encode())
             print_alone(method, table, len(seeds))
         return
-    results = experiments.compare(methods, chosen, clip, seeds=seeds, orders=orders)
+    results = experiments.compare(methods, chosen, clip, seeds=seeds, orders=orders, jobs=jobs)
     scores = score_table(results)
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.4f").encode())
     write_comparison(folder, results, scores)
@@ -164,11 +167,13 @@ def search(
     stream: str = "mini",
     seeds: tuple[int, ...] = (0, 1),
     orders: tuple[str, ...] = ("default", "reversed"),
+    set: KeyValues = (),
     out: Path | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Try values of one setting and show which one validation accuracy prefers.
 
-    The choice looks at validation images of the task being learned alone; test scores are written beside them.
+    The choice looks at validation images of the task being learned alone; tasks not yet learned are not tested.
 
     Args:
         method: Name of the method.
@@ -177,7 +182,9 @@ def search(
         stream: Name of the stream.
         seeds: Seeds per value and order.
         orders: Task orders, each as for `vlcl run --order`.
+        set: Other settings that differ from the recipe, e.g. --set iterations=50.
         out: Folder of the table; default: runs/<stream>/search.
+        jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
     """
     from vlcl_toolkit import experiments
     from vlcl_toolkit.analysis.comparison import mean_and_spread, score_table
@@ -188,7 +195,15 @@ def search(
     folder = make_folder(out or Path("runs", stream, "search"))
     parsed = [_value(value) for value in values]
     results = experiments.search(
-        method, load_stream(stream), backbone.load(), setting, parsed, seeds=seeds, orders=orders
+        method,
+        load_stream(stream),
+        backbone.load(),
+        setting,
+        parsed,
+        seeds=seeds,
+        orders=orders,
+        config=_settings(set),
+        jobs=jobs,
     )
     scores = score_table(results, setting)
     write_atomic(

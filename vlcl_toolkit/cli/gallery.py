@@ -42,7 +42,7 @@ def write_comparison(
 def write_gallery(folder: Path) -> list[Path]:
     """Run what the gallery shows on the embedded stream (finished runs are not repeated) and draw it."""
     stream, clip = load_stream("mini"), load_clip("mini")
-    results = compare(GALLERY_METHODS, stream, clip, seeds=GALLERY_SEEDS)
+    results = compare(GALLERY_METHODS, stream, clip, seeds=GALLERY_SEEDS, jobs=None)
     paths = write_comparison(folder, results, score_table(results))
     tasks = (*stream, *stream.held_out)
     figure, ax = new_figure(width=9, height=9.5)
@@ -52,7 +52,16 @@ def write_gallery(folder: Path) -> list[Path]:
     log = pd.read_csv(data_path("mini", "pretraining.csv"))
     pretraining_zero_shot(log, ax, domains=[task.name for task in tasks])
     pictures["pretraining.png"] = to_png(figure)
-    tried = search("finetune", stream, clip, "learning_rate", LEARNING_RATES, orders=ORDERS)
+    tried = search(
+        "finetune",
+        stream,
+        clip,
+        "learning_rate",
+        LEARNING_RATES,
+        orders=ORDERS,
+        evaluate_all=True,
+        jobs=None,
+    )
     figure, ax = new_figure(width=9, height=4.5)
     learning_rate_curves(
         score_table(tried, "learning_rate"), ax, frozen_transfer=frozen_transfer(tried)

@@ -1,0 +1,43 @@
+"""Runs side by side in processes of their own."""
+
+import pytest
+import torch
+
+from tests.tiny import tiny_clip, tiny_stream
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.experiments import compare
+from vlcl_toolkit.jobs import Job, jobs_at_once, run_jobs
+
+
+def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
+    stream, clip, tables = tiny_stream(), tiny_clip(), []
+    config = {"iterations": 3, "warmup": 1}
+    plan = [Job("finetune", order, 1, config) for order in (stream.names, stream.names[::-1])]
+    for at_once in (1, 2):
+        monkeypatch.chdir(make(tmp_path / str(at_once)))
+        monkeypatch.setattr(torch, "get_num_threads", lambda at_once=at_once: at_once)
+        results = run_jobs(plan, stream, clip, at_once=at_once, progress=False)
+        assert [tuple(r.order) for r in results] == [job.order for job in plan]
+        tables.append([(r.folder / "accuracy.csv").read_bytes() for r in results])
+    assert tables[0] == tables[1]
+
+
+def test_a_mistake_in_one_of_them_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = [Job("finetune", tiny_stream().names, seed, {"rate": 1}) for seed in (0, 1)]
+    with pytest.raises(UserError, match="rate"):
+        run_jobs(plan, tiny_stream(), tiny_clip(), at_once=2, progress=False)
+
+
+def test_as_many_as_there_are_threads_or_runs(monkeypatch):
+    clip = tiny_clip()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert [jobs_at_once(clip, runs) for runs in (1, 4, 9)] == [1, 4, 6]
+    assert jobs_at_once(clip, 9, 2) == 2
+    with pytest.raises(UserError, match="--jobs 2"):
+        compare(["zero_shot"], tiny_stream(), clip, jobs=0)
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
