@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.evaluation import metrics
+from vlcl_toolkit.probes.reader import Probes
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,15 @@ class RunResult:
         scores = ", ".join(f"{name} {value:.1f}" for name, value in self.metrics.items())
         state = "" if self.complete else ", incomplete"
         return f"RunResult({self.method} on {self.stream}: {scores}{state}; {self.folder})"
+
+    @cached_property
+    def probes(self) -> Probes:
+        """What the run recorded about the network after every task, read when first needed.
+
+        Raises:
+            UserError: the run was made without probes.
+        """
+        return Probes.load(self.folder, self.config)
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunResult":

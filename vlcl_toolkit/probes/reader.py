@@ -1,0 +1,213 @@
+"""Reading probes: what a run recorded about its network after every task.
+
+The arrays of a step and their names are in files.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.probes import tables
+from vlcl_toolkit.probes.files import Arrays, missing_probe, step_files
+
+
+class Probes:
+    """What was recorded at every step that there is.
+
+    Build it from plain arrays to analyse what did not come from a run of this toolkit.
+
+    Args:
+        steps: step number -> its arrays, or a function that reads them when first needed.
+        order: task names as learned.
+        held_out: names of the domains that are never learned.
+        class_names: by domain.
+        source: where they lie, and the method that was run, for error messages.
+
+    Raises:
+        UserError: nothing was recorded.
+    """
+
+    def __init__(
+        self,
+        steps: Mapping[int, Arrays | Callable[[], Arrays]],
+        order: Sequence[str],
+        held_out: Sequence[str] = (),
+        class_names: Mapping[str, Sequence[str]] | None = None,
+        *,
+        source: str = "these probes",
+        method: str = "",
+    ):
+        self._steps = dict(steps)
+        self.order, self.held_out = list(order), list(held_out)
+        self._class_names = {name: list(words) for name, words in (class_names or {}).items()}
+        self.source, self.method = source, method
+        if not self._steps:
+            raise missing_probe("every probe", source, method)
+
+    @classmethod
+    def load(cls, folder: str | Path, config: Mapping[str, Any]) -> "Probes":
+        """The probes of a run's folder.
+
+        Args:
+            folder: of the run. config: content of its config.json.
+
+        Raises:
+            UserError: the run was made without probes.
+        """
+        return cls(
+            step_files(Path(folder)),
+            config["order"],
+            config["held_out"],
+            config["class_names"],
+            source=str(folder),
+            method=config["method"],
+        )
+
+    def __repr__(self) -> str:
+        return f"Probes({self.source}: steps {self.steps[0]} to {self.steps[-1]})"
+
+    # What there is.
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are there; an interrupted run has fewer."""
+        return sorted(self._steps)
+
+    @property
+    def domains(self) -> list[str]:
+        """Tasks in the order learned, then the domains that are never learned."""
+        return [*self.order, *self.held_out]
+
+    def after(self, step: int) -> str:
+        """The task that step `step` comes after, "zero-shot" for 0."""
+        return self.order[step - 1] if step else "zero-shot"
+
+    def status(self, step: int, domain: str) -> str:
+        """What a domain is at a step: "learned", "current", "unseen" or "held-out"."""
+        if domain in self.held_out:
+            return "held-out"
+        learned = self.order.index(domain) + 1
+        return "current" if learned == step else "learned" if learned < step else "unseen"
+
+    def class_names(self, domain: str) -> list[str]:
+        """Words of the classes; label `i` means the i-th."""
+        self._check_domain(domain)
+        return self._class_names.get(domain, [])
+
+    def has(self, name: str) -> bool:
+        """Whether the last step has an array, or arrays below that prefix ("attention")."""
+        return any(key == name or key.startswith(f"{name}/") for key in self._of(self.steps[-1]))
+
+    def array(self, step: int, name: str) -> np.ndarray:
+        """One recorded array, by its name (files.py).
+
+        Raises:
+            UserError: the step or the probe is not there.
+        """
+        arrays = self._of(step)
+        if name not in arrays:
+            raise missing_probe(f"the probe {name!r}", f"step {step} of {self.source}", self.method)
+        return np.asarray(arrays[name])
+
+    # Features and predictions.
+
+    def labels(self, domain: str) -> np.ndarray:
+        """True classes of the probe images, int `[n]`."""
+        return self._per_domain(self.steps[0], "labels", domain).astype(np.int64)
+
+    def image_features(self, step: int, domain: str) -> np.ndarray:
+        """Unit-norm float32 `[n, D]`."""
+        return self._per_domain(step, "image_features", domain).astype(np.float32)
+
+    def class_features(self, step: int, domain: str) -> np.ndarray:
+        """Unit-norm float32 `[C, D]`."""
+        return self._per_domain(step, "class_features", domain).astype(np.float32)
+
+    def logits(self, step: int, domain: str) -> np.ndarray:
+        """Float32 `[n, C]`."""
+        return self._per_domain(step, "logits", domain).astype(np.float32)
+
+    def mixed_predictions(self, domain: str, *, image_step: int, text_step: int) -> np.ndarray:
+        """Predicted classes, int `[n]`, of images of one step against classes of another.
+
+        Raises:
+            UserError: the steps differ and neither is 0 (frozen), or one is not there.
+        """
+        if image_step == text_step:
+            return self.logits(image_step, domain).argmax(axis=1)
+        if image_step and text_step:
+            raise UserError(
+                f"towers are mixed with the frozen ones, step 0; found {image_step} and {text_step}"
+            )
+        name = f"frozen_image_logits/{domain}"
+        if image_step == 0 and name in self._of(text_step):
+            return self.array(text_step, name).argmax(axis=1)
+        images = self.image_features(image_step, domain).astype(np.float64)
+        return (images @ self.class_features(text_step, domain).T).argmax(axis=1)
+
+    # Inside the network: see tables.py for the columns.
+
+    def drift(self) -> pd.DataFrame:
+        """How far activations moved from the frozen network's."""
+        return tables.drift(self)
+
+    def attention(self) -> pd.DataFrame:
+        """What prompts take of attention, or add to it."""
+        return tables.attention(self)
+
+    def routing(self) -> pd.DataFrame:
+        """Which experts work, and how much."""
+        return tables.routing(self)
+
+    def parameter_distance(self) -> pd.DataFrame:
+        """How far weights moved."""
+        return tables.parameter_distance(self)
+
+    def names(self, step: int) -> list[str]:
+        """Names of the arrays that a step has."""
+        return sorted(self._of(step))
+
+    # Routes.
+
+    def routes(self, step: int) -> list[str]:
+        """Names of the routes an image could take; the last is the frozen network."""
+        return [str(name) for name in self.array(step, "routes")]
+
+    def route(self, step: int, domain: str) -> np.ndarray:
+        """Index of the route that each image took, int `[n]`."""
+        return self._per_domain(step, "route", domain).astype(np.int64)
+
+    def route_scores(self, step: int, domain: str) -> tuple[np.ndarray, list[str]]:
+        """What decided the route, float64 `[n, S]`, and the names of its columns."""
+        scores = self._per_domain(step, "route_scores", domain).astype(np.float64)
+        return scores, [str(name) for name in self.array(step, "score_names")]
+
+    def route_logits(self, step: int, domain: str) -> np.ndarray:
+        """Logits under every route, float32 `[n, R, C]`."""
+        return self._per_domain(step, "route_logits", domain).astype(np.float32)
+
+    # Helpers.
+
+    def _of(self, step: int) -> Arrays:
+        if step not in self._steps:
+            there = ", ".join(map(str, self.steps))
+            raise UserError(
+                f"{self.source} has probes of steps {there}; found step {step}; if the run is not "
+                "finished, the same command goes on with it"
+            )
+        arrays = self._steps[step]
+        if callable(arrays):
+            arrays = self._steps[step] = arrays()
+        return arrays
+
+    def _check_domain(self, domain: str) -> None:
+        if domain not in self.domains:
+            raise unknown_name("domain", domain, self.domains)
+
+    def _per_domain(self, step: int, kind: str, domain: str) -> np.ndarray:
+        self._check_domain(domain)
+        return self.array(step, f"{kind}/{domain}")
