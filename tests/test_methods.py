@@ -1,12 +1,15 @@
 """The method interface, the registry, zero-shot and fine-tuning."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from golden_cases import GOLDEN, assert_golden, read_case, zscl_clip
 from safetensors.torch import load_file
 
+from vlcl_toolkit import recipes
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Finetune, Method, make_config, make_method, method_names, register
 from vlcl_toolkit.methods.optim import cosine_with_warmup
@@ -300,9 +303,15 @@ def test_settings_override_the_defaults():
     assert make_config("finetune", config) is config
 
 
-def test_recipes_fit_their_methods():
-    for name in method_names():
-        make_config(name, recipe_config(name, "mini"))
+@pytest.mark.parametrize(
+    "path", sorted(Path(recipes.__file__).parent.glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_recipes_fit_their_methods(path):
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert settings
+    for name, config in settings.items():
+        changed = make_config(name, config)
+        assert asdict(changed) != asdict(make_config(name, {})), "a recipe says what differs"
 
 
 def test_recipes_are_found_by_the_streams_name():
