@@ -40,6 +40,7 @@ def compare(
     *,
     seeds: Sequence[int] = (0,),
     orders: Sequence[Order] = (),
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = True,
     jobs: int | None = 1,
     **options: Any,
@@ -47,15 +48,18 @@ def compare(
     """Run every method with every seed in every task order (none given: the stream's own).
 
     Args:
+        configs: by method name, settings that override the stream's recipe.
         jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
 
     Raises UserError for unknown methods or orders before anything is run.
     """
     streams = [stream.reorder(order) for order in orders] or [stream]
     methods = choose_methods(methods, stream.id)
+    for name in configs or {}:
+        method_class(name)
     return _run_all(
         [
-            Job(method, ordered.names, seed, options=options)
+            Job(method, ordered.names, seed, dict((configs or {}).get(method, {})), options)
             for ordered, method, seed in itertools.product(streams, methods, seeds)
         ],
         stream,
