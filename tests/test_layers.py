@@ -22,7 +22,7 @@ LAYERS = [
         "training",
         "probes",
     },
-    {"experiments", "jobs"},
+    {"experiments", "jobs", "weight_path"},
     {"analysis"},
     {"plotting"},
     {"widgets", "cli", "__main__", "__init__"},

@@ -25,6 +25,7 @@ from vlcl_toolkit.plotting.style import (
     to_png,
     use_style,
 )
+from vlcl_toolkit.plotting.weight_path import weight_path_curves
 
 __all__ = [
     "accuracy_bars",
@@ -48,4 +49,5 @@ __all__ = [
     "to_png",
     "unseen_accuracy",
     "use_style",
+    "weight_path_curves",
 ]
