@@ -12,6 +12,19 @@ SCORES = ("transfer", "average", "last", "forgetting", "learned", "validation", 
 COSTS = ("trainable_parameters", "train_seconds", "evaluate_seconds", "peak_memory_mib")
 
 
+def check_comparable(results: Sequence[RunResult]) -> None:
+    """Raises UserError if the runs are of different streams or backbones, whose numbers cannot be compared."""
+    for kind, identity in (
+        ("streams", [(r.stream, r.config["split_id"]) for r in results]),
+        ("backbones", [r.config["backbone"]["weights_sha256"][:12] for r in results]),
+    ):
+        different = list(dict.fromkeys(map(str, identity)))
+        if len(different) > 1:
+            raise UserError(
+                f"runs of different {kind} cannot be compared; found {', '.join(different)}; compare each apart"
+            )
+
+
 def score_table(results: Sequence[RunResult], setting: str | None = None) -> pd.DataFrame:
     """One row per run.
 
@@ -25,15 +38,7 @@ def score_table(results: Sequence[RunResult], setting: str | None = None) -> pd.
 
     Raises UserError if the runs are of different streams or backbones, whose numbers cannot be compared.
     """
-    for kind, identity in (
-        ("streams", [(r.stream, r.config["split_id"]) for r in results]),
-        ("backbones", [r.config["backbone"]["weights_sha256"][:12] for r in results]),
-    ):
-        different = list(dict.fromkeys(map(str, identity)))
-        if len(different) > 1:
-            raise UserError(
-                f"runs of different {kind} cannot be compared; found {', '.join(different)}; compare each apart"
-            )
+    check_comparable(results)
     rows = []
     for result in results:
         matrix = result.accuracy.to_numpy()
