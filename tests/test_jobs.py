@@ -1,5 +1,12 @@
 """Runs side by side in processes of their own."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
 import pytest
 import torch
 
@@ -36,6 +43,39 @@ def test_as_many_as_there_are_threads_or_runs(monkeypatch):
     assert jobs_at_once(clip, 9, 2) == 2
     with pytest.raises(UserError, match="--jobs 2"):
         compare(["zero_shot"], tiny_stream(), clip, jobs=0)
+
+
+def test_workers_end_with_a_command_that_is_killed(tmp_path):
+    code = (
+        "import os, signal\n"
+        "from vlcl_toolkit.experiments import compare\n"
+        "from tests.tiny import tiny_clip, tiny_stream\n"
+        "if __name__ == '__main__':\n"
+        "    config = {'finetune': {'iterations': 100000, 'warmup': 1}}\n"
+        "    compare(['finetune'], tiny_stream(), tiny_clip(), seeds=[0, 1], configs=config, jobs=2)\n"
+    )
+    script = tmp_path / "long.py"
+    script.write_text(code, encoding="utf-8")
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    ) as parent:
+        try:
+            wait_until(lambda: len(list(tmp_path.rglob("history.jsonl"))) == 2)
+            workers = psutil.Process(parent.pid).children()
+            assert len(workers) >= 2
+        finally:
+            parent.kill()
+    wait_until(lambda: not any(worker.is_running() for worker in workers))
+
+
+def wait_until(happened, seconds=120):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
 
 
 def make(folder):

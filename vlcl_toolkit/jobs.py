@@ -7,6 +7,7 @@ after each other.
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -107,8 +108,17 @@ def _pool(at_once: int, stream: TaskStream, clip: Clip) -> Iterator[ProcessPoolE
 
 
 def _start_worker(stream: TaskStream, clip: Clip, threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _shared.update(stream=stream, clip=clip)
+
+
+def _end_with_parent() -> None:
+    # Else a run would go on, and hold its folder, after the command that wanted it was killed. It can be resumed.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do_in_worker(job: Job) -> RunResult:
