@@ -22,7 +22,8 @@ from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.run_folder import RunFolder, default_folder, library_versions
 from vlcl_toolkit.seeds import derive_seed, generator, seed_everything
 from vlcl_toolkit.session import Session
-from vlcl_toolkit.streams.base import Task, TaskStream, load_stream
+from vlcl_toolkit.streams.base import Task, TaskStream
+from vlcl_toolkit.streams.registry import load_stream
 
 
 def run(

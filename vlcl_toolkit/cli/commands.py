@@ -92,7 +92,7 @@ def run(
         checkpoint_every: Steps between two checkpoints.
     """
     from vlcl_toolkit.cli.tables import print_run
-    from vlcl_toolkit.streams.base import load_stream
+    from vlcl_toolkit.streams.registry import load_stream
     from vlcl_toolkit.training import run as run_method
 
     chosen = load_stream(stream)
@@ -140,7 +140,7 @@ def compare(
     from vlcl_toolkit.cli.gallery import write_comparison
     from vlcl_toolkit.cli.tables import print_alone, print_comparison
     from vlcl_toolkit.files import make_folder, write_atomic
-    from vlcl_toolkit.streams.base import load_stream
+    from vlcl_toolkit.streams.registry import load_stream
 
     chosen, folder = load_stream(stream), make_folder(out or Path("runs", stream, "comparison"))
     clip = backbone.load()
@@ -190,7 +190,7 @@ def search(
     from vlcl_toolkit.analysis.comparison import mean_and_spread, score_table
     from vlcl_toolkit.cli.tables import print_search
     from vlcl_toolkit.files import make_folder, write_atomic
-    from vlcl_toolkit.streams.base import load_stream
+    from vlcl_toolkit.streams.registry import load_stream
 
     folder = make_folder(out or Path("runs", stream, "search"))
     parsed = [_value(value) for value in values]

@@ -16,7 +16,7 @@ from vlcl_toolkit.plotting.images import domain_examples
 from vlcl_toolkit.plotting.pretraining import pretraining_zero_shot
 from vlcl_toolkit.plotting.style import new_figure, to_png
 from vlcl_toolkit.results import RunResult
-from vlcl_toolkit.streams.base import load_stream
+from vlcl_toolkit.streams.registry import load_stream
 
 GALLERY_METHODS, GALLERY_SEEDS = ("zero_shot", "finetune"), (0, 1, 2)
 LEARNING_RATES, ORDERS = (2e-4, 2.8e-4, 4e-4, 5.6e-4, 8e-4), ("default", "reversed")

@@ -30,6 +30,7 @@ from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.zscl import Zscl
 from vlcl_toolkit.methods.zscl_config import ZsclConfig
 from vlcl_toolkit.streams.base import ImageData, Task, load_batch
+from vlcl_toolkit.streams.pictures import joined
 
 _AT_ONCE = 256
 
@@ -134,8 +135,7 @@ class Icarl(Zscl):
         """Step 1: the images in memory, oldest task first."""
         if self.memory and self._memory_images is None:
             kept = [self.stream[t].train.subset(indices) for t, indices in self.memory.items()]
-            images = torch.cat([data.images for data in kept])
-            self._memory_images = ImageData(images, torch.cat([data.labels for data in kept]))
+            self._memory_images = joined(kept)
         return self._memory_images
 
     def distillation_indices(self, n: int, step: int, seed: int) -> Int64[Tensor, " b"]:

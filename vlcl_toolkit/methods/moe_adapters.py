@@ -146,8 +146,7 @@ class MoEAdapters(Method):
                     "the auto-selector needs reference images; call enter_stream first, or set "
                     "selector_reference=False"
                 )
-            images = self._reference().images
-            data = ImageData(images, torch.zeros(len(images), dtype=torch.int64))
+            data = self._reference().unlabelled
             self.selector.learn(data, self.config.selector_reference_iterations, generator)
         self.selector.learn(task.train, self.config.selector_iterations, generator)
 

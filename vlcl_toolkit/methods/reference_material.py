@@ -36,8 +36,7 @@ class ReferenceMaterial:
 
     def take(self, reference: Reference) -> None:
         """Read the stream's reference material."""
-        nothing = torch.zeros(len(reference.images), dtype=torch.int64)
-        self.images = ImageData(reference.images, nothing)
+        self.images = reference.unlabelled
         if self.texts == "sentences":
             self._tokens = self._tokenize(reference.sentences)
         elif self.texts == "class_names":

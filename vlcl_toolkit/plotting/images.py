@@ -46,7 +46,7 @@ def domain_examples(tasks: Sequence[Task], ax: Axes, *, columns: int = 8) -> Axe
         ax.text(-0.24, y + 0.5, task.name, ha="right", va="center", fontweight="bold")
         for column, name in enumerate(task.class_names[:columns]):
             position = int((task.train.labels == column).nonzero()[0])
-            _draw_image(ax, task.train.images[position], column, y, name)
+            _draw_image(ax, task.train[position][0], column, y, name)
     _fit(ax, columns, len(tasks) * 1.32, left=-1.3)
     return ax
 
@@ -62,7 +62,7 @@ def order_strip(tasks: Sequence[Task], ax: Axes, *, label: int = 0) -> Axes:
     for column, task in enumerate(tasks):
         place = column * 1.35
         position = int((task.train.labels == label % len(task.class_names)).nonzero()[0])
-        _draw_image(ax, task.train.images[position], place, 0, "")
+        _draw_image(ax, task.train[position][0], place, 0, "")
         ax.add_patch(Rectangle((place, -0.1), 1, 0.08, color=domain_colour(task.name), lw=0))
         text = f"{column + 1}  {task.name}"
         ax.text(place + 0.5, 1.22, text, ha="center", va="center", fontweight="bold")

@@ -6,16 +6,18 @@ from vlcl_toolkit.streams.base import (
     TaskStream,
     batches,
     load_batch,
-    load_stream,
     resolve_order,
-    stream_names,
 )
+from vlcl_toolkit.streams.pictures import PictureData, joined
+from vlcl_toolkit.streams.registry import load_stream, stream_names
 
 __all__ = [
     "ImageData",
+    "PictureData",
     "Task",
     "TaskStream",
     "batches",
+    "joined",
     "load_batch",
     "load_stream",
     "resolve_order",

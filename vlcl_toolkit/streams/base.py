@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -18,10 +19,8 @@ __all__ = [
     "TaskStream",
     "batches",
     "load_batch",
-    "load_stream",
     "named_orders",
     "resolve_order",
-    "stream_names",
 ]
 
 
@@ -89,14 +88,22 @@ class Reference:
     """Unlabelled material from outside the stream, for methods that distil on it or reject by it.
 
     Attributes:
-        images: uint8 `[N, 3, H, W]`.
+        images: uint8 `[N, 3, H, W]`, or a set of images of any size (its labels are not looked at).
         sentences: texts of things in general (the part that captions play for ZSCL).
         class_names: names of things in general (the part that ImageNet's names play for ZSCL-).
     """
 
-    images: UInt8[Tensor, "n 3 h w"]
+    images: UInt8[Tensor, "n 3 h w"] | ImageData
     sentences: tuple[str, ...]
     class_names: tuple[str, ...]
+
+    @property
+    def unlabelled(self) -> ImageData:
+        """The images as a set; every label is 0."""
+        nothing = torch.zeros(len(self.images), dtype=torch.int64)
+        if isinstance(self.images, ImageData):
+            return self.images.relabelled(nothing)
+        return ImageData(self.images, nothing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,28 +225,3 @@ def _position(stream: TaskStream, key: int | str) -> int:
             f"({', '.join(stream.names)}); found index {index}"
         )
     return index % len(stream)
-
-
-def _mini() -> TaskStream:
-    from vlcl_toolkit.streams.mini import mini_stream
-
-    return mini_stream()
-
-
-_STREAMS: dict[str, Callable[[], TaskStream]] = {"mini": _mini}
-
-
-def stream_names() -> tuple[str, ...]:
-    """The names that `load_stream` knows."""
-    return tuple(_STREAMS)
-
-
-def load_stream(name: str = "mini") -> TaskStream:
-    """Load a stream by name.
-
-    Raises:
-        UserError: unknown name.
-    """
-    if name not in _STREAMS:
-        raise unknown_name("stream", name, _STREAMS)
-    return _STREAMS[name]()

@@ -1,24 +1,31 @@
-"""Labelled images in memory, their order in training, and batches of them."""
+"""Labelled images, their order in training, and batches of them."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as TF
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed, generator, local_seed
 
 
 class ImageData(Dataset):
-    """Labelled uint8 images.
+    """Labelled uint8 images in memory.
+
+    `PictureData` has the same interface and decodes files of any size when they are asked for.
 
     Attributes:
         images: uint8 `[N, 3, H, W]`, RGB.
         labels: int64 `[N]`, counted from 0.
     """
+
+    labels: Tensor
 
     def __init__(self, images: Tensor, labels: Tensor):
         """Check and keep both.
@@ -29,11 +36,7 @@ class ImageData(Dataset):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
             raise UserError(f"images must be uint8 [N, 3, H, W]; found {found}; convert them first")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
-            raise UserError(f"labels must be int64 [{len(images)}], one per image; found {found}")
-        if len(labels) and int(labels.min()) < 0:
-            raise UserError(f"labels count from 0; found {int(labels.min())}; shift them")
+        check_labels(labels, len(images))
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:
@@ -45,10 +48,37 @@ class ImageData(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         return [self[index] for index in indices]
 
+    def picture(self, index: int) -> Image.Image:
+        """One image as PIL has it."""
+        return TF.to_pil_image(self.images[index])
+
+    def transformed(
+        self, indices: Int64[Tensor, " b"], transform: Callable[[Any], Tensor]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The images at `indices` through `transform` (see `ImageTransform`)."""
+        return transform(self.images[indices])
+
     def subset(self, indices: Sequence[int] | Int64[Tensor, " n"]) -> "ImageData":
         """The images at `indices`, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return ImageData(self.images[chosen], self.labels[chosen])
+
+    def relabelled(self, labels: Int64[Tensor, " n"]) -> "ImageData":
+        """The same images with other labels."""
+        return ImageData(self.images, labels)
+
+
+def check_labels(labels: Tensor, count: int) -> None:
+    """Refuse labels that do not fit `count` images.
+
+    Raises:
+        UserError: not int64, another number of them, a negative one.
+    """
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+        raise UserError(f"labels must be int64 [{count}], one per image; found {found}")
+    if len(labels) and int(labels.min()) < 0:
+        raise UserError(f"labels count from 0; found {int(labels.min())}; shift them")
 
 
 def few_shot_indices(labels: Int64[Tensor, " n"], shots: int, seed: int) -> Int64[Tensor, " m"]:
@@ -77,7 +107,7 @@ def batches(n: int, batch_size: int, step: int, seed: int) -> Int64[Tensor, " b"
 def load_batch(
     data: ImageData,
     indices: Int64[Tensor, " b"],
-    transform: Callable[[Tensor], Tensor],
+    transform: Callable[[Any], Tensor],
     seed: int | None = None,
 ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
     """Transformed images and labels.
@@ -87,4 +117,4 @@ def load_batch(
             None: the transform draws from the global generator.
     """
     with local_seed(None if seed is None else derive_seed("augmentation", seed)):
-        return transform(data.images[indices]), data.labels[indices]
+        return data.transformed(indices, transform), data.labels[indices]

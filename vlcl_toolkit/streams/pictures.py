@@ -1,0 +1,241 @@
+"""Images that are decoded when they are asked for: files of any size, or small arrays."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+from tqdm.auto import tqdm
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.streams.images import ImageData, check_labels
+
+
+class Pictures(ABC):
+    """A fixed sequence of PIL images."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Image.Image:
+        """Decode one.
+
+        Raises:
+            UserError: it is missing, truncated or no image; its name is in the message.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What messages call it."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hexadecimal hash that changes when the images do (of files: name, size, time)."""
+
+
+class FilePictures(Pictures):
+    """Image files.
+
+    Args:
+        root: folder that `paths` are relative to.
+        paths: in order.
+        rgb: convert on opening, as torchvision's loader does; False keeps the file's own mode (a
+            grey image stays grey until the transform has resized it).
+    """
+
+    def __init__(self, root: str | Path, paths: Sequence[str], *, rgb: bool = True):
+        self.root, self.paths, self.rgb = str(root), tuple(paths), rgb
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        path = self.name(index)
+        try:
+            with Image.open(path) as image:
+                if self.rgb:
+                    return image.convert("RGB")
+                image.load()
+                return image.copy()
+        # What PIL's decoders raise on damaged files of the various formats.
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+            cause = getattr(error, "strerror", None) or str(error)
+            raise UserError(
+                f"cannot read the image {path}: {cause}; fetch it again, or leave such images out "
+                "with skip_unreadable"
+            ) from error
+
+    def name(self, index: int) -> str:
+        """Its path."""
+        return os.path.join(self.root, self.paths[index])
+
+    def fingerprint(self) -> str:
+        """Of every file's relative path, size and time of change; a missing file counts too."""
+        digest = hashlib.sha256(str(self.rgb).encode())
+        for index, path in enumerate(self.paths):
+            try:
+                found = os.stat(self.name(index))
+                facts = f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"
+            except OSError:
+                facts = f"{path}\0missing\n"
+            digest.update(facts.encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+class ArrayPictures(Pictures):
+    """Images of one size that a data set keeps in one array (CIFAR, MNIST).
+
+    Args:
+        array: uint8 `[N, H, W]` (grey) or `[N, H, W, 3]`.
+        label: what messages call it, e.g. the file it came from.
+    """
+
+    def __init__(self, array: np.ndarray, label: str):
+        self.array, self.label = array, label
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.array[index])
+
+    def name(self, index: int) -> str:
+        """Array and position."""
+        return f"{self.label}, image {index}"
+
+    def fingerprint(self) -> str:
+        """Of the content."""
+        return hashlib.sha256(np.ascontiguousarray(self.array).tobytes()).hexdigest()
+
+
+class JoinedPictures(Pictures):
+    """The images of several sets, one set after another."""
+
+    def __init__(self, parts: Sequence[ImageData]):
+        self.parts = tuple(parts)
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Image.Image:
+        part, position = self._find(index)
+        return part.picture(position)
+
+    def name(self, index: int) -> str:
+        """As the part calls it."""
+        part, position = self._find(index)
+        if isinstance(part, PictureData):
+            return part.pictures.name(int(part.rows[position]))
+        return f"image {position}"
+
+    def fingerprint(self) -> str:
+        """Of the parts."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            if isinstance(part, PictureData):
+                digest.update(part.pictures.fingerprint().encode())
+                digest.update(part.rows.numpy().tobytes())
+            else:
+                digest.update(part.images.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _find(self, index: int) -> tuple[ImageData, int]:
+        which = bisect_right(self._ends, index)
+        return self.parts[which], index - (self._ends[which - 1] if which else 0)
+
+
+class PictureData(ImageData):
+    """Labelled images, decoded when they are asked for; each may have a size of its own.
+
+    Transforms get PIL images, as in the papers' code (PIL's bicubic rounds differently from that of
+    tensors, and grey or palette images keep their mode until after the geometry).
+
+    Attributes:
+        pictures: where they come from. `rows`: int64 `[N]`, which of them, in order.
+        labels: int64 `[N]`.
+    """
+
+    def __init__(self, pictures: Pictures, labels: Int64[Tensor, " n"], rows: Tensor | None = None):
+        self.rows = torch.arange(len(pictures)) if rows is None else rows
+        check_labels(labels, len(self.rows))
+        self.pictures, self.labels = pictures, labels
+
+    @property
+    def images(self) -> UInt8[Tensor, "n 3 h w"]:  # type: ignore[override]
+        """All images at once, if they have one size.
+
+        Raises:
+            UserError: they have not.
+        """
+        found = [self[index][0] for index in range(len(self))]
+        sizes = {tuple(image.shape) for image in found}
+        if len(sizes) > 1:
+            raise UserError(
+                f"these {len(self)} images have {len(sizes)} different sizes and fit into no single "
+                "tensor; take them one at a time (data[i]) or through load_batch"
+            )
+        return torch.stack(found) if found else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Int64[Tensor, ""]]:
+        return TF.pil_to_tensor(self.picture(index).convert("RGB")), self.labels[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """One image, decoded."""
+        return self.pictures[int(self.rows[index])]
+
+    def transformed(
+        self, indices: Int64[Tensor, " b"], transform: Callable[[Any], Tensor]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The images at `indices`, one after another through `transform`."""
+        return torch.stack([transform(self.picture(index)) for index in indices.tolist()])
+
+    def subset(self, indices: Sequence[int] | Int64[Tensor, " n"]) -> "PictureData":
+        """The images at `indices`, in that order; nothing is decoded."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return PictureData(self.pictures, self.labels[chosen], self.rows[chosen])
+
+    def relabelled(self, labels: Int64[Tensor, " n"]) -> "PictureData":
+        """The same images with other labels."""
+        return PictureData(self.pictures, labels, self.rows)
+
+
+def joined(parts: Sequence[ImageData]) -> ImageData:
+    """Several sets as one, one after another."""
+    labels = torch.cat([part.labels for part in parts])
+    if any(isinstance(part, PictureData) for part in parts):
+        return PictureData(JoinedPictures(parts), labels)
+    return ImageData(torch.cat([part.images for part in parts]), labels)
+
+
+def unreadable(pictures: Pictures, rows: Sequence[int], title: str = "") -> dict[int, str]:
+    """Decode every image of `rows`; row -> message of those that cannot be read.
+
+    Args:
+        title: of the progress bar; empty: none.
+    """
+
+    def fault(row: int) -> str | None:
+        try:
+            pictures[row]
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders run without the interpreter's lock
+        bar = tqdm(rows, desc=title, unit="image", disable=not title, leave=False)
+        messages = zip(bar, pool.map(fault, rows), strict=True)
+        return {row: message for row, message in messages if message is not None}
