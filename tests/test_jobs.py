@@ -26,6 +26,7 @@ def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
         results = run_jobs(plan, stream, clip, at_once=at_once, progress=False)
         assert [tuple(r.order) for r in results] == [job.order for job in plan]
         tables.append([(r.folder / "accuracy.csv").read_bytes() for r in results])
+        assert not any(p.is_shared() for p in clip.model.parameters()), "workers need their own"
     assert tables[0] == tables[1]
 
 

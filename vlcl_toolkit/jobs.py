@@ -7,6 +7,7 @@ after each other.
 import contextlib
 import multiprocessing
 import os
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -85,7 +86,7 @@ def _do(job: Job, stream: TaskStream, clip: Clip, progress: bool) -> RunResult:
 
 # In a worker process.
 
-_shared: dict[str, Any] = {}
+_own: dict[str, Any] = {}  # a stream and a backbone
 
 
 @contextlib.contextmanager
@@ -96,7 +97,9 @@ def _pool(at_once: int, stream: TaskStream, clip: Clip) -> Iterator[ProcessPoolE
     )  # a fork would inherit the state of torch's thread pool
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a worker imports torch
-    pool = ProcessPoolExecutor(at_once, context, _start_worker, (stream, clip, threads))
+    # As plain bytes: multiprocessing would put the tensors into shared memory, and all workers would train one model.
+    shared = pickle.dumps({"stream": stream, "clip": clip})
+    pool = ProcessPoolExecutor(at_once, context, _start_worker, (shared, threads))
     try:
         yield pool
     finally:
@@ -107,10 +110,10 @@ def _pool(at_once: int, stream: TaskStream, clip: Clip) -> Iterator[ProcessPoolE
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _start_worker(stream: TaskStream, clip: Clip, threads: int) -> None:
+def _start_worker(shared: bytes, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _shared.update(stream=stream, clip=clip)
+    _own.update(pickle.loads(shared))
 
 
 def _end_with_parent() -> None:
@@ -122,4 +125,4 @@ def _end_with_parent() -> None:
 
 
 def _do_in_worker(job: Job) -> RunResult:
-    return _do(job, _shared["stream"], _shared["clip"], progress=False)
+    return _do(job, _own["stream"], _own["clip"], progress=False)
