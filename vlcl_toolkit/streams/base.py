@@ -1,8 +1,9 @@
 """What is learned, in which order: tasks and streams of tasks."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from string import Formatter
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -116,6 +117,9 @@ class TaskStream:
         split_id: names the division into train, validation and test sets.
         held_out: tasks that are tested after every step and never learned.
         reference: gives the reference material when a method asks for it; None: there is none.
+        skipped: by task, how many unreadable images were left out (see `Material`).
+        label_space: what an image is classified among: "task", the classes of its own task, or
+            "seen", those of all tasks learned so far (see `class_incremental.py`).
 
     Raises:
         UserError: no task, or two tasks of one name.
@@ -126,6 +130,8 @@ class TaskStream:
     split_id: str
     held_out: tuple[Task, ...] = ()
     reference: Callable[[], Reference] | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    label_space: Literal["task", "seen"] = "task"
 
     def __post_init__(self) -> None:
         if not self.tasks:

@@ -1,0 +1,98 @@
+"""The division of CoOp (Zhou et al. 2022), which DIKI uses: training, validation and test images.
+
+Eight data sets take CoOp's split files, Aircraft its official three parts, CIFAR100 and MNIST their
+official test set and a division of the training set by class (`split_80_20`), drawn once with a
+seed of the data set's own. The official DIKI code draws these two three times and so trains on most
+validation images; that leak is not carried over.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.seeds import derive_seed
+from vlcl_toolkit.streams.diki_protocol import split_80_20
+from vlcl_toolkit.streams.official import read_official
+from vlcl_toolkit.streams.pictures import FilePictures, PictureData
+from vlcl_toolkit.streams.sources import SOURCES, require, require_coop
+
+Parts = tuple[PictureData, PictureData, PictureData]
+"""Training, validation, test."""
+
+# What the paths in a split file are relative to.
+_BASE = {
+    "Caltech101": "caltech101/101_ObjectCategories",
+    "DTD": "dtd/dtd/images",
+    "EuroSAT": "eurosat/2750",
+    "Flowers": "flowers-102/jpg",
+    "Food": "food-101/images",
+    "OxfordPet": "oxford-iiit-pet/images",
+    "StanfordCars": "stanford_cars",
+    "SUN397": "SUN397",
+}
+_SEED = 42
+
+
+def read_coop(name: str, root: Path, *, verify: bool = True) -> tuple[Parts, tuple[str, ...]]:
+    """The three parts and the class names of a data set of MTIL.
+
+    Args:
+        name: as in `mtil.json`. `verify`: as in `read_official`.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    if name in _BASE:
+        return _split_file(name, root)
+    train = read_official(name, root, "train", verify=verify)
+    test = read_official(name, root, "test", verify=verify).data
+    if name == "Aircraft":
+        validation = read_official(name, root, "val", verify=verify).data
+        return (train.data, validation, test), train.classes
+    draw = random.Random(derive_seed("coop", name, _SEED))
+    learned, held = split_80_20(train.labels.tolist(), draw)
+    return (train.data.subset(learned), train.data.subset(held), test), train.classes
+
+
+def _split_file(name: str, root: Path) -> tuple[Parts, tuple[str, ...]]:
+    path = require_coop(name, root)
+    if not (root / _BASE[name]).is_dir():
+        require(name, root)
+    names: dict[int, str] = {}
+    parts = []
+    for part in ("train", "val", "test"):
+        paths, labels = [], []
+        for file, label, class_name in _entries(path, part):
+            if names.setdefault(label, class_name) != class_name:
+                raise UserError(
+                    f"{path} calls label {label} both {names[label]!r} and {class_name!r}; "
+                    "fetch it again"
+                )
+            paths.append(file)
+            labels.append(label)
+        pictures = FilePictures(root / _BASE[name], paths)
+        parts.append(PictureData(pictures, torch.tensor(labels, dtype=torch.int64)))
+    if sorted(names) != list(range(len(names))):
+        raise UserError(f"labels in {path} must be 0..{len(names) - 1}; fetch it again")
+    train, validation, test = parts
+    return (train, validation, test), tuple(names[label] for label in range(len(names)))
+
+
+def _entries(path: Path, part: str) -> list[tuple[str, int, str]]:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return [(str(file), int(label), str(name)) for file, label, name in content[part]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not have the form {{'train': [[file, label, class name], ...], 'val': "
+            f"..., 'test': ...}} ({type(error).__name__}: {error}); fetch it again"
+        ) from error
+
+
+def coop_folder(name: str) -> str:
+    """Folder of the images of a set's split file, relative to the data folder."""
+    return _BASE.get(name, SOURCES[name].folder)

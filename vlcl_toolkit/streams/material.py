@@ -1,0 +1,122 @@
+"""Where the files of a full-size stream lie and how its images are read."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.files import make_folder, write_atomic
+from vlcl_toolkit.streams.base import Task
+from vlcl_toolkit.streams.image_cache import CachedPictures
+from vlcl_toolkit.streams.pictures import ArrayPictures, PictureData, Pictures, unreadable
+from vlcl_toolkit.streams.splits import SPLITS
+
+VARIABLE = "VLCL_DATA"
+
+
+def data_folder(root: str | Path | None) -> Path:
+    """`root`, or what the environment variable VLCL_DATA says.
+
+    Raises:
+        UserError: neither, or there is no such folder.
+    """
+    given = root if root is not None else os.environ.get(VARIABLE)
+    if given is None:
+        raise UserError(
+            f"this stream needs the folder of its data sets; none given; pass root=... or set the "
+            f"environment variable {VARIABLE}"
+        )
+    path = Path(given).expanduser()
+    if not path.is_dir():
+        raise UserError(f"there is no data folder {path}; make it, or name another one")
+    return path
+
+
+@dataclass(frozen=True)
+class Material:
+    """Files and how to read them.
+
+    Attributes:
+        given_root: the data folder; None: see `data_folder`.
+        cache: folder of decoded images (see `image_cache.py`); None: decode each time.
+        skip_unreadable: leave out images that cannot be decoded; how many is recorded with the
+            stream. Looks at every image once (then it is remembered in `cache`, or in `.vlcl` of
+            the data folder).
+        verify: insist on the published sizes, numbers of classes and checksums. False is for
+            replicas: the split id says so.
+    """
+
+    given_root: str | Path | None = None
+    cache: str | Path | None = None
+    skip_unreadable: bool = False
+    verify: bool = True
+
+    @property
+    def root(self) -> Path:
+        """The data folder."""
+        return data_folder(self.given_root)
+
+    def prepare(self, tasks: Sequence[Task]) -> tuple[tuple[Task, ...], dict[str, int]]:
+        """The tasks without unreadable images and behind the cache, as far as that is wanted.
+
+        Returns:
+            the tasks, and how many images were left out, by task.
+        """
+        done: dict[int, Pictures] = {}
+        skipped: dict[str, int] = {}
+        ready = []
+        for task in tasks:
+            parts = {}
+            for split in SPLITS:
+                data = getattr(task, split)
+                if isinstance(data, PictureData):
+                    if self.skip_unreadable:
+                        data, count = self._without_unreadable(data, f"{task.name} {split}")
+                        skipped[task.name] = skipped.get(task.name, 0) + count
+                    data = self._cached(data, f"{task.name}-{split}", done)
+                parts[split] = data
+            ready.append(replace(task, **parts))
+        return tuple(ready), {name: count for name, count in skipped.items() if count}
+
+    def _cached(self, data: PictureData, name: str, done: dict[int, Pictures]) -> PictureData:
+        if self.cache is None or isinstance(data.pictures, ArrayPictures) or not len(data):
+            return data
+        key = id(data.pictures)  # parts of one set share its cache
+        if key not in done:
+            done[key] = CachedPictures(data.pictures, self.cache, name)
+        return PictureData(done[key], data.labels, data.rows)
+
+    def _without_unreadable(self, data: PictureData, name: str) -> tuple[PictureData, int]:
+        if isinstance(data.pictures, ArrayPictures) or not len(data):
+            return data, 0
+        folder = self.root / ".vlcl" if self.cache is None else Path(self.cache)
+        rows = data.rows.tolist()
+        path = folder / f"unreadable-{data.pictures.fingerprint()[:16]}.json"
+        known = _read_known(path)
+        todo = [row for row in rows if row not in known]
+        if todo:
+            faults = unreadable(data.pictures, todo, f"read {name}")
+            known |= {row: row not in faults for row in todo}
+            make_folder(folder)
+            write_atomic(path, json.dumps(_as_table(known)).encode())
+        keep = [position for position, row in enumerate(rows) if known[row]]
+        return data.subset(keep), len(rows) - len(keep)
+
+
+def _as_table(known: dict[int, bool]) -> dict[str, list[int]]:
+    return {
+        "readable": sorted(row for row, good in known.items() if good),
+        "unreadable": sorted(row for row, good in known.items() if not good),
+    }
+
+
+def _read_known(path: Path) -> dict[int, bool]:
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_bytes())
+        return dict.fromkeys(table["readable"], True) | dict.fromkeys(table["unreadable"], False)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; remove it") from error
