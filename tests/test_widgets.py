@@ -1,7 +1,6 @@
 """Widgets: sliders keep a permutation, the panel trains, stops, resumes and shows what goes wrong."""
 
 import threading
-import time
 
 import pandas as pd
 import pytest
@@ -12,8 +11,13 @@ from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.training import run
-from vlcl_toolkit.widgets import enter_project, order_sliders, run_panel, zero_shot_viewer
-from vlcl_toolkit.widgets import panel as panel_module
+from vlcl_toolkit.widgets import (
+    enter_project,
+    live_panel,
+    order_sliders,
+    run_panel,
+    zero_shot_viewer,
+)
 from vlcl_toolkit.widgets.errors import ErrorView
 
 SECONDS = 120.0  # more than any of these runs needs on a busy machine
@@ -121,14 +125,14 @@ def test_panel_trains_and_agrees_with_run(panel, clip, stream, settings):
 
 def test_matrix_fills_row_by_row(panel, monkeypatch):
     pictures, states = [], []
-    plain = panel_module.RunPanel.refresh
+    plain = live_panel.LivePanel.refresh
 
     def record(self, *arguments):
         plain(self, *arguments)
         pictures.append(self.matrix.value)
         states.append(self.run_button.disabled)
 
-    monkeypatch.setattr(panel_module.RunPanel, "refresh", record)
+    monkeypatch.setattr(live_panel.LivePanel, "refresh", record)
     finish(panel)
     assert len(set(pictures)) == 3  # zero-shot, after pets, after food
     assert states == [True, True, True, False]
@@ -185,10 +189,8 @@ def test_stop_leaves_a_run_that_goes_on(clip, stream):
 def test_page_stays_alive_while_training(clip, stream):
     panel = run_panel(stream, clip, configs={"finetune": SETTINGS | {"iterations": 40}})
     panel.method.value = "finetune"
-    begun = time.monotonic()
     panel.start()
-    assert time.monotonic() - begun < 2
-    assert panel.running
+    assert panel.running  # although `start` has returned
     assert threading.current_thread() is threading.main_thread()
     panel.stop()
     assert panel.wait(SECONDS)
@@ -225,7 +227,7 @@ def test_bug_in_a_callback_is_shown(panel, monkeypatch):
     def broken(*arguments, **options):
         raise ZeroDivisionError("while drawing")
 
-    monkeypatch.setattr(panel_module, "accuracy_matrix", broken)
+    monkeypatch.setattr(live_panel, "accuracy_matrix", broken)
     panel.sliders.sliders["pets"].value = 2
     assert isinstance(panel.error_view.error, ZeroDivisionError)
     assert "while drawing" in panel.error_view.value

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from vlcl_toolkit import evaluation
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.results import RunResult
 
@@ -59,6 +60,16 @@ def score_table(results: Sequence[RunResult], setting: str | None = None) -> pd.
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def gains(result: RunResult) -> dict[str, float]:
+    """What a run gained (above 0) or lost against the frozen backbone in the same order, in points.
+
+    Keys: "transfer", what became of abilities not yet trained; "last", of all tasks in the end.
+    """
+    scores = evaluation.metrics(result.accuracy.to_numpy()[1:])
+    frozen = evaluation.metrics(result.accuracy.to_numpy()[:1].repeat(len(result.order), axis=0))
+    return {name: scores[name] - frozen[name] for name in ("transfer", "last")}
 
 
 def mean_and_spread(scores: pd.DataFrame, by: str = "method") -> pd.DataFrame:

@@ -51,6 +51,37 @@ def method_comparison(
 
 
 @in_style
+def trade_off(runs: pd.DataFrame, ax: Axes) -> Axes:
+    """Each run as a numbered point: what it learned, over what became of untrained abilities.
+
+    Both are differences from the frozen backbone in the same order, which is the ring at (0, 0), so
+    that runs in different orders can be compared.
+
+    Args:
+        runs: a row per run; columns "method", "transfer" and "last" (points against the frozen
+            backbone), and "shown" (true: emphasised). Points are numbered from 1.
+    """
+    ax.axhline(0, color="#e4e4e4", zorder=0)
+    ax.axvline(0, color="#e4e4e4", zorder=0)
+    ax.plot(0, 0, "o", mfc="white", mec=QUIET, mew=2, ms=9, label="frozen backbone")
+    named = set()
+    for number, run in enumerate(runs.itertuples(), start=1):
+        label = None if run.method in named else run.method
+        named.add(run.method)
+        look: dict[str, Any] = {"color": method_colour(run.method), "ls": "none"}
+        edge = {"mec": INK, "mew": 2} if run.shown else {"mec": "white", "mew": 1}
+        marker = method_marker(run.method)
+        ax.plot(run.transfer, run.last, marker=marker, ms=12, label=label, **look, **edge)
+        place = (run.transfer, run.last)
+        ax.annotate(str(number), place, (9, 6), textcoords="offset points", fontsize=11)
+    ax.margins(0.15)
+    ax.set_xlabel("abilities not yet trained: Transfer\n(points against the frozen backbone)")
+    ax.set_ylabel("in the end: Last\n(points, higher is better)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+@in_style
 def learning_rate_curves(
     scores: pd.DataFrame, ax: Axes, *, frozen_transfer: float | None = None
 ) -> Axes:

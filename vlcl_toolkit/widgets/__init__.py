@@ -1,16 +1,24 @@
 """What a notebook page can be touched with."""
 
+from vlcl_toolkit.widgets.explorer import RunExplorer, run_explorer
 from vlcl_toolkit.widgets.order import OrderSliders, order_sliders
 from vlcl_toolkit.widgets.panel import RunPanel, run_panel
 from vlcl_toolkit.widgets.place import enter_project
+from vlcl_toolkit.widgets.sliders import FigureSliders
 from vlcl_toolkit.widgets.viewer import ZeroShotViewer, zero_shot_viewer
+from vlcl_toolkit.widgets.weights import WeightPanel, weight_panel
 
 __all__ = [
+    "FigureSliders",
     "OrderSliders",
+    "RunExplorer",
     "RunPanel",
+    "WeightPanel",
     "ZeroShotViewer",
     "enter_project",
     "order_sliders",
+    "run_explorer",
     "run_panel",
+    "weight_panel",
     "zero_shot_viewer",
 ]

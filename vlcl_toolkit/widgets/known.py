@@ -1,16 +1,33 @@
 """What a page knows of each run: the rows so far, or the finished result."""
 
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import pandas as pd
 
 from vlcl_toolkit.events import RowEvent
 from vlcl_toolkit.results import RunResult, row_names
 
-Key = tuple[str, tuple[str, ...]]  # method and order
+
+class Key(NamedTuple):
+    """What a run of a page is told by; stream, backbone and seed are the same for all of them."""
+
+    method: str
+    order: tuple[str, ...]
+    settings: str = "{}"  # as JSON, since values need not be hashable
+
+    @classmethod
+    def of(cls, method: str, order: tuple[str, ...], settings: Mapping[str, Any]) -> "Key":
+        """The key of a method, an order and settings that override the stream's recipe."""
+        return cls(method, order, json.dumps(dict(settings), sort_keys=True, default=repr))
+
+
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # accuracy of the tasks, and of the held-out ones
 
 
 class KnownRuns:
-    """Accuracy tables by method and order, filled row by row.
+    """Accuracy tables by run, filled row by row.
 
     The zero-shot row is the same for every method and order: known once, known for all.
 
@@ -30,7 +47,7 @@ class KnownRuns:
 
     def tables(self, key: Key) -> Tables:
         """Accuracy `[T+1, T]` and held-out accuracy `[T+1, H]`; nan for what is not known yet."""
-        order = list(key[1])
+        order = list(key.order)
         return self._tables.get(key) or (self._new(order, order), self._new(order, self._held_out))
 
     def add_row(self, key: Key, event: RowEvent) -> None:

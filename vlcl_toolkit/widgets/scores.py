@@ -6,7 +6,6 @@ import pandas as pd
 
 from vlcl_toolkit.evaluation import metrics
 from vlcl_toolkit.plotting.style import method_colour
-from vlcl_toolkit.widgets.order import sequence_html
 
 COLUMNS = ("transfer", "average", "last", "forgetting")
 _HINT = "percent; higher is better, except for Forgetting"
@@ -18,26 +17,33 @@ def frozen_scores(zero_shot: pd.Series) -> dict[str, float]:
     return metrics(row[None].repeat(len(row), axis=0))
 
 
-def scores_html(lines: Sequence[tuple[str, Sequence[str], Mapping[str, float], bool]]) -> str:
-    """A line per run.
+def scores_html(
+    lines: Sequence[tuple[str, str, Mapping[str, float], bool]], heading: str = "Order"
+) -> str:
+    """A line per run, numbered as in the picture of all runs; the frozen backbone comes first.
 
     Args:
-        lines: method, order, scores in percent, and whether it is the run shown on the page.
+        lines: method, what tells its runs apart (HTML), scores in percent, and whether it is the
+            run shown on the page.
+        heading: of what tells runs apart.
     """
     head = "".join(f"<th style='padding:0 .6em'>{name.capitalize()}</th>" for name in COLUMNS)
-    body = "".join(_line(*line) for line in lines)
-    order = "<th style='text-align:left;padding-left:.6em'>Order</th>"
-    table = f"<tr><th style='text-align:left'>Method</th>{head}{order}</tr>{body}"
+    body = "".join(_line(number, *line) for number, line in enumerate(lines))
+    last = f"<th style='text-align:left;padding-left:.6em'>{heading}</th>"
+    table = f"<tr><td></td><th style='text-align:left'>Method</th>{head}{last}</tr>{body}"
     return f"<table style='line-height:1.6'>{table}</table><small>{_HINT}</small>"
 
 
-def _line(method: str, order: Sequence[str], scores: Mapping[str, float], shown: bool) -> str:
+def _line(
+    number: int, method: str, description: str, scores: Mapping[str, float], shown: bool
+) -> str:
     cell = "<td style='text-align:right;padding:0 .6em'>{}</td>"
     cells = "".join(cell.format(_percent(scores[name])) for name in COLUMNS)
     name = f"<span style='color:{method_colour(method)}'>■</span> {method}"
     weight = "bold" if shown else "normal"
-    sequence = f"<td style='padding-left:.6em;font-weight:normal'>{sequence_html(order)}</td>"
-    return f"<tr style='font-weight:{weight}'><td>{name}</td>{cells}{sequence}</tr>"
+    last = f"<td style='padding-left:.6em;font-weight:normal'>{description}</td>"
+    first = f"<td>{number or ''}</td><td>{name}</td>"
+    return f"<tr style='font-weight:{weight}'>{first}{cells}{last}</tr>"
 
 
 def _percent(value: float) -> str:

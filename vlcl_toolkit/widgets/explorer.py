@@ -1,0 +1,142 @@
+"""Walk through finished runs: a method, a step and a domain drive any number of views at once."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from vlcl_toolkit.analysis.comparison import check_comparable
+from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.widgets.order import sequence_html
+from vlcl_toolkit.widgets.view import View, stack
+
+Drawing = Callable[[RunResult, int, str], Figure]
+
+
+class RunExplorer(ipywidgets.VBox):
+    """Choose a run, a step ("after task k") and a domain; every view follows.
+
+    A figure is drawn once for each choice; moving back shows it at once. What a run cannot show,
+    for instance because the probe was not recorded, is said in the place of the picture.
+
+    Attributes:
+        run, domain: the drop-down lists. `step`: the slider, 0 (frozen backbone) to T.
+        views: one `View` per drawing, with `picture` and `error_view`.
+    """
+
+    def __init__(
+        self,
+        runs: RunResult | Sequence[RunResult] | Mapping[str, RunResult],
+        views: Sequence[tuple[str, Drawing]],
+        *,
+        step: int | None = None,
+        domain: str | None = None,
+    ):
+        """Draw the first run.
+
+        Args:
+            runs: one or several, of one stream and backbone; a mapping names them.
+            views: heading, and a function of the run, the step (0 .. T) and the domain.
+            step: to begin with; None: after the last task.
+            domain: to begin with; None: the first task's.
+
+        Raises:
+            UserError: no run; runs that cannot be compared; an unknown step or domain.
+        """
+        self._runs = named_runs(runs)
+        first = next(iter(self._runs.values()))
+        steps, domains = len(first.order), [*first.order, *first.held_out.columns]
+        if domain is not None and domain not in domains:
+            raise unknown_name("domain", domain, domains)
+        if step is not None and not 0 <= step <= steps:
+            raise UserError(f"steps go from 0 to {steps}; found {step}; choose one of these")
+        w = ipywidgets
+        self.run = w.Dropdown(options=list(self._runs), description="Run")
+        self.domain = w.Dropdown(options=domains, value=domain or domains[0], description="Domain")
+        self.step = w.IntSlider(
+            value=steps if step is None else step,
+            max=steps,
+            description="After task",
+            continuous_update=False,
+            style={"description_width": "initial"},
+            layout={"width": "26em"},
+        )
+        self._place = w.HTML()
+        self.views = [View(label) for label, _ in views]
+        self._drawings = [draw for _, draw in views]
+        choices = w.HBox([self.run, self.domain], layout={"flex_flow": "row wrap"})
+        steps_row = w.HBox([self.step, self._place], layout={"flex_flow": "row wrap"})
+        pictures = w.HBox(self.views, layout={"flex_flow": "row wrap", "grid_gap": "1em"})
+        super().__init__([choices, steps_row, pictures])
+        for control in (self.run, self.domain, self.step):
+            control.observe(self.refresh, "value")
+        self.refresh()
+
+    @property
+    def choice(self) -> tuple[RunResult, int, str]:
+        """The run, the step and the domain chosen now."""
+        return self._runs[self.run.value], self.step.value, self.domain.value
+
+    def refresh(self, _: object = None) -> None:
+        """Let every view show the present choice."""
+        result, step, domain = self.choice
+        before, after = result.order[:step], result.order[step:]
+        learned = sequence_html(before) if before else "nothing: the frozen backbone"
+        self._place.value = f"learned: {learned}" + (
+            f"; to come: {', '.join(after)}" if after else ""
+        )
+        key = self.run.value, step, domain
+        for view, draw in zip(self.views, self._drawings, strict=True):
+            view.show(key, functools.partial(draw, result, step, domain))
+
+    def figure(self) -> Figure:
+        """All views of the present choice as one static figure, for readers without a kernel.
+
+        Raises:
+            UserError: a view cannot be drawn.
+        """
+        return stack(
+            [
+                (view.label, draw(*self.choice))
+                for view, draw in zip(self.views, self._drawings, strict=True)
+            ]
+        )
+
+
+def run_explorer(
+    runs: RunResult | Sequence[RunResult] | Mapping[str, RunResult],
+    views: Sequence[tuple[str, Drawing]],
+    *,
+    step: int | None = None,
+    domain: str | None = None,
+) -> RunExplorer:
+    """A `RunExplorer`; see there."""
+    return RunExplorer(runs, views, step=step, domain=domain)
+
+
+def named_runs(
+    runs: RunResult | Sequence[RunResult] | Mapping[str, RunResult],
+) -> dict[str, RunResult]:
+    """Runs by the name that the page shows: the method, and whatever else tells them apart.
+
+    Raises:
+        UserError: there is none, or they cannot be compared.
+    """
+    if isinstance(runs, Mapping):
+        names, results = [str(name) for name in runs], list(runs.values())
+    else:
+        results = [runs] if isinstance(runs, RunResult) else list(runs)
+        names = [result.method for result in results]
+        for detail in (
+            lambda r: f"seed {r.seed}",
+            lambda r: " → ".join(r.order),
+            lambda r: r.folder,
+        ):
+            if len(set(names)) < len(names) and len({str(detail(r)) for r in results}) > 1:
+                names = [f"{n}, {detail(r)}" for n, r in zip(names, results, strict=True)]
+    if not results:
+        raise UserError("there is no run to explore; pass at least one")
+    check_comparable(results)
+    return dict(zip(names, results, strict=True))

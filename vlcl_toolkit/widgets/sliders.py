@@ -1,0 +1,93 @@
+"""Sliders over given values that drive a figure."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.widgets.view import View
+
+
+class FigureSliders(ipywidgets.VBox):
+    """A slider per quantity, and a figure drawn for the values chosen, once for each choice.
+
+    Attributes:
+        sliders: by name of the quantity; Tab and the arrow keys work as the mouse does.
+        view: shows the figure, or in its `error_view` why there is none.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., Figure],
+        values: Mapping[str, Sequence[Any]],
+        *,
+        start: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ):
+        """Draw the first figure.
+
+        Args:
+            draw: called with a keyword argument per quantity.
+            values: what each slider runs through, in this order.
+            start: values to begin with; else the first ones.
+            labels: what the page calls a quantity; else its name.
+
+        Raises:
+            UserError: a quantity with less than two values, or a start that is none of them.
+        """
+        self._draw = draw
+        start = start or {}
+        self.sliders = {
+            name: value_slider((labels or {}).get(name, name), listed, start.get(name))
+            for name, listed in values.items()
+        }
+        self.view = View()
+        super().__init__([*self.sliders.values(), self.view])
+        for slider in self.sliders.values():
+            slider.observe(self.refresh, "value")
+        self.refresh()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values chosen now."""
+        return {name: slider.value for name, slider in self.sliders.items()}
+
+    def refresh(self, _: object = None) -> None:
+        """Show the figure of the values chosen now."""
+        self.view.show(tuple(self.values.items()), functools.partial(self._draw, **self.values))
+
+    def figure(self) -> Figure:
+        """The figure of the values chosen now, for readers without a kernel."""
+        return self._draw(**self.values)
+
+
+def value_slider(
+    label: str, values: Sequence[Any], start: Any = None
+) -> ipywidgets.SelectionSlider:
+    """A slider that runs through given values; truth values read "on" and "off".
+
+    Raises:
+        UserError: there are less than two values, or `start` is none of them.
+    """
+    if len(values) < 2:  # a slider needs two ends
+        raise UserError(f"the slider {label!r} has {len(values)} values; give at least two")
+    chosen = values[0] if start is None else start
+    if chosen not in values:
+        raise UserError(f"{label}: {chosen!r} is none of the values of the slider; found {values}")
+    return ipywidgets.SelectionSlider(
+        options=[(_text(value), value) for value in values],
+        value=chosen,
+        description=label,
+        continuous_update=False,
+        style={"description_width": "14em"},
+        layout={"width": "34em"},
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
