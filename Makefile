@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help lab test run check lock clean
+.PHONY: help lab test run site check lock clean
 
 # The first Python >= 3.11 on PATH; `make PYTHON=...` names another. Looked up only during set-up.
 PYTHON ?= $(or $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -26,6 +26,9 @@ test: .venv/.ready ## set up, then every test and notebook; TEST_ARGS="-k packag
 
 run: .venv/.ready ## set up, then every method on the embedded stream; results in runs/main
 	$(IN_ENV) vlcl compare --stream mini --methods all --out runs/main
+
+site: .venv/.ready ## set up, then every notebook executed into a static site: site/index.html
+	$(IN_ENV) OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" python docs/make_site.py
 
 check: .venv/.ready ## set up, then lint, format and types
 	$(IN_ENV) ruff check .

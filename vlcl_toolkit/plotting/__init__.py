@@ -7,7 +7,7 @@ from vlcl_toolkit.plotting.accuracy import (
     score_cells,
     unseen_accuracy,
 )
-from vlcl_toolkit.plotting.comparison import learning_rate_curves, method_comparison
+from vlcl_toolkit.plotting.comparison import learning_rate_curves, method_comparison, trade_off
 from vlcl_toolkit.plotting.images import (
     class_probabilities,
     domain_examples,
@@ -47,6 +47,7 @@ __all__ = [
     "score_cells",
     "show_image",
     "to_png",
+    "trade_off",
     "unseen_accuracy",
     "use_style",
     "weight_path_curves",
