@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,6 +81,28 @@ class RunFolder:
             remove_temporary_files(self.path / "checkpoints")
             self.store = CheckpointStore(self.path / "checkpoints")
             self.history = History(self.path / "history.jsonl")
+
+    def restart(self) -> None:
+        """Forget the run that lies here, so that it is made anew; the mark of its end goes first."""
+        if not self.finished:
+            self.history.close()
+        for name in ("result.json", "accuracy.csv", "checkpoints", "history.jsonl", "probes"):
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        write_atomic(self.path / "config.json", json.dumps(self.config, indent=1).encode())
+        self._open()
+
+    def rows(self) -> int:
+        """How many rows of the accuracy table result.json has."""
+        path = self.path / "result.json"
+        if not path.is_file():
+            return 0
+        record = read_json(path)
+        table = [record["zero_shot"], *record["accuracy"]]
+        return sum(any(value is not None for value in row) for row in table)
 
     def _claim(self) -> None:
         path = self.path / "config.json"

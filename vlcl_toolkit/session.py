@@ -19,6 +19,7 @@ from vlcl_toolkit.evaluation import accuracy
 from vlcl_toolkit.events import Event, RowEvent, StepEvent, StopRun
 from vlcl_toolkit.interrupts import DelayedInterrupt
 from vlcl_toolkit.methods import Method
+from vlcl_toolkit.probes.recorder import Recorder
 from vlcl_toolkit.results import accuracy_csv, accuracy_record
 from vlcl_toolkit.run_folder import RunFolder
 from vlcl_toolkit.seeds import rng_state, set_rng_state
@@ -138,6 +139,12 @@ class Session:
         done.rows.append({task.name: accuracy(tester, task.test, task) for task in tasks})
         done.position += 1
         self._add_seconds("evaluate")
+
+    def probe(self, recorder: Recorder) -> None:
+        """Record what the task just learned did to the network."""
+        recorder.record(len(self.progress.rows) - 1)
+        self.progress.seconds.setdefault("probes", 0.0)
+        self._add_seconds("probes")
 
     def task_done(self) -> None:
         """Move on to the next task, save, tell the listeners."""

@@ -17,6 +17,8 @@ from vlcl_toolkit.clip import Clip, load_clip
 from vlcl_toolkit.events import DoneEvent, Event, ProgressBar, StopRun
 from vlcl_toolkit.interrupts import DelayedInterrupt
 from vlcl_toolkit.methods import Method, make_config, make_method, method_class
+from vlcl_toolkit.probes import ProbeConfig
+from vlcl_toolkit.probes.recorder import Recorder, recorded
 from vlcl_toolkit.recipes import recipe_config
 from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.run_folder import RunFolder, default_folder, library_versions
@@ -39,6 +41,7 @@ def run(
     callback: Callable[[Event], None] | None = None,
     evaluate_all: bool = True,
     resume: bool = True,
+    probes: bool | ProbeConfig = False,
 ) -> RunResult:
     """Learn the tasks of `stream` one after another and test all of them after each.
 
@@ -59,6 +62,8 @@ def run(
         evaluate_all: False tests only the task just learned (for a search over settings by
             validation accuracy), so that there are no scores.
         resume: False refuses a folder that holds a run already.
+        probes: record what happens inside the network after every task (`RunResult.probes`); the
+            numbers are those of a run without. A run that lies there without them is made anew.
 
     Raises:
         UserError: an unknown name, a setting out of range, a folder of another run, a full disk.
@@ -73,6 +78,9 @@ def run(
     description = describe(learner, stream, seed, evaluate_all)
     path = Path(out) if out is not None else default_folder(description)
     with RunFolder(path, description, resume=resume) as folder:
+        probed = ProbeConfig() if probes is True else probes or None
+        if probed and not recorded(path, folder.rows(), probed):
+            folder.restart()
         if not folder.finished:
             with DelayedInterrupt() as interrupt, _deterministic(clip.device):
                 session = Session(
@@ -84,16 +92,17 @@ def run(
                     interrupt=interrupt,
                 )
                 with contextlib.suppress(StopRun), _listening(session, progress, callback):
-                    learn(session, seed)
+                    learn(session, seed, probed)
         result = RunResult.load(path)
     if callback is not None and result.complete:
         callback(DoneEvent(result))
     return result
 
 
-def learn(session: Session, seed: int) -> None:
+def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> None:
     """The loop over tasks."""
     method, stream, done = session.method, session.stream, session.progress
+    recorder = Recorder(method, stream, session.folder.path, probes) if probes else None
     if not done.rows:  # the frozen backbone, before a method changes it
         session.test(make_method("zero_shot", method.clip), None)
     with method:
@@ -110,7 +119,11 @@ def learn(session: Session, seed: int) -> None:
             train(session, task, task_seed)
             method.end_task(task_index, task)
             session.test(method, task)
+            if recorder:
+                session.probe(recorder)
             session.task_done()
+        if recorder:
+            recorder.finish()
         session.write_results(complete=True)
 
 

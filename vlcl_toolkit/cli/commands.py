@@ -75,6 +75,7 @@ def run(
     out: Path | None = None,
     set: KeyValues = (),
     checkpoint_every: int = 50,
+    probes: bool = False,
 ) -> None:
     """Learn the tasks of a stream one after another with one method, and test all of them after each.
 
@@ -90,6 +91,7 @@ def run(
         out: The run's folder; default: runs/<stream>/<method>/<order and config hash>.
         set: Settings of the method that differ from the recipe, e.g. --set learning_rate=3e-4 iterations=50.
         checkpoint_every: Steps between two checkpoints.
+        probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     from vlcl_toolkit.cli.tables import print_run
     from vlcl_toolkit.streams.registry import load_stream
@@ -110,6 +112,7 @@ def run(
         out=out,
         config=_settings(set),
         checkpoint_every=checkpoint_every,
+        probes=probes,
     )
     print_run(result)
 
@@ -123,6 +126,7 @@ def compare(
     alone: bool = False,
     out: Path | None = None,
     jobs: int | None = None,
+    probes: bool = False,
 ) -> None:
     """Run several methods over seeds and orders; print and write one table, and figures.
 
@@ -134,6 +138,7 @@ def compare(
         alone: Instead, let each method learn every task alone from the frozen backbone.
         out: Folder of table and figures; default: runs/<stream>/comparison. The runs lie in their own folders.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
+        probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     from vlcl_toolkit import experiments
     from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
@@ -151,7 +156,9 @@ def compare(
             write_atomic(folder / f"alone_{method}.csv", table.to_csv(float_format="%.4f").encode())
             print_alone(method, table, len(seeds))
         return
-    results = experiments.compare(methods, chosen, clip, seeds=seeds, orders=orders, jobs=jobs)
+    results = experiments.compare(
+        methods, chosen, clip, seeds=seeds, orders=orders, jobs=jobs, probes=probes
+    )
     scores = score_table(results)
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.4f").encode())
     write_comparison(folder, results, scores)

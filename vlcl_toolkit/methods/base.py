@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods.observable import Observable
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
 
 
-class Method(ABC):
+class Method(Observable, ABC):
     """Says what is trained, what the loss of a batch is, and how an image is classified.
 
     A method that trains nothing needs only `predict`. One that trains also defines `trainable`,
@@ -79,10 +80,10 @@ class Method(ABC):
             self.clip.holder = None
             self._attached = False
 
-    def on_attach(self) -> None:  # noqa: B027 (zero-shot changes nothing)
+    def on_attach(self) -> None:
         """Change the backbone: replace forwards, unfreeze, ..."""
 
-    def on_detach(self) -> None:  # noqa: B027
+    def on_detach(self) -> None:
         """Undo `on_attach` and everything that training changed, bit for bit."""
 
     def __enter__(self) -> "Method":
@@ -94,7 +95,7 @@ class Method(ABC):
 
     # Training.
 
-    def enter_stream(self, stream: TaskStream) -> None:  # noqa: B027
+    def enter_stream(self, stream: TaskStream) -> None:
         """Take what concerns the whole stream, e.g. its reference material."""
 
     def enter_task(self, task_index: int, task: Task) -> None:
@@ -104,7 +105,7 @@ class Method(ABC):
         """
         self.task_index, self.task = task_index, task
 
-    def begin_task(self, task_index: int, task: Task, generator: torch.Generator) -> None:  # noqa: B027
+    def begin_task(self, task_index: int, task: Task, generator: torch.Generator) -> None:
         """What happens once before the first step; its results belong to `state_dict`.
 
         Args:
@@ -144,14 +145,14 @@ class Method(ABC):
         """Scalars of one batch: "loss" is minimised, the others are only logged."""
         raise NotImplementedError(f"{self.name} trains, so it must define loss")
 
-    def after_backward(self, step: int) -> None:  # noqa: B027
+    def after_backward(self, step: int) -> None:
         """Change gradients before the optimiser moves (e.g. add a closed-form penalty)."""
 
     def after_step(self, step: int) -> None:
         """React to the optimiser's step (e.g. average weights, validate an epoch)."""
         self.forget_class_features()
 
-    def end_task(self, task_index: int, task: Task) -> None:  # noqa: B027
+    def end_task(self, task_index: int, task: Task) -> None:
         """What happens once after the last step, before every task is tested."""
 
     # Classifying.

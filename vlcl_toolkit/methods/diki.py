@@ -37,6 +37,8 @@ from vlcl_toolkit.methods.base import Method, percent_correct
 from vlcl_toolkit.methods.best_epoch import BestEpoch
 from vlcl_toolkit.methods.optim import cosine_to_floor
 from vlcl_toolkit.methods.prompt_config import PromptConfig
+from vlcl_toolkit.methods.prompt_observation import PromptObservation
+from vlcl_toolkit.methods.prompt_shares import Share, residual_share
 from vlcl_toolkit.methods.prompted_towers import PromptedTowers
 from vlcl_toolkit.methods.prompts import Attend, PromptPool, add_residual_branch
 from vlcl_toolkit.methods.registry import register
@@ -45,13 +47,14 @@ from vlcl_toolkit.streams.base import ImageData, Task, batches, load_batch
 
 
 @register
-class Diki(Method):
+class Diki(PromptObservation, Method):
     """Residual prompts per task, chosen and calibrated by task Gaussians."""
 
     name = "diki"
     Config = PromptConfig
     config: PromptConfig
     attend: Attend = staticmethod(add_residual_branch)
+    share: Share = staticmethod(residual_share)
 
     def __init__(self, clip: Clip, config: PromptConfig):
         super().__init__(clip, config)

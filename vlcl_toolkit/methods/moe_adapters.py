@@ -38,6 +38,7 @@ from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.auto_selector import NO_TASK, AutoSelector
 from vlcl_toolkit.methods.base import Method
+from vlcl_toolkit.methods.expert_observation import ExpertObservation
 from vlcl_toolkit.methods.expert_towers import ExpertTowers
 from vlcl_toolkit.methods.moe_config import MoEAdaptersConfig
 from vlcl_toolkit.methods.optim import cosine_with_warmup
@@ -49,7 +50,7 @@ BALANCE_FACTOR = 0.01  # of the official load-balance term
 
 
 @register
-class MoEAdapters(Method):
+class MoEAdapters(ExpertObservation, Method):
     """Mixture-of-experts adapters with an auto-selector."""
 
     name = "moe_adapters"
@@ -258,7 +259,7 @@ class MoEAdapters(Method):
             return torch.zeros(len(images), dtype=torch.int64, device=images.device)
         features = self.selector.features
         errors = self.selector.errors(features.finish(features.extract(images)))
-        return self._decide(errors)
+        return self.decide_routes(errors)
 
     def image_features(
         self, images: Float[Tensor, "b 3 h w"], route: int
@@ -281,19 +282,19 @@ class MoEAdapters(Method):
         key = task if plain else (task, route)
         if key in cache:
             return cache[key]
-        with (
-            torch.no_grad(),
-            self.towers.routed(self._router_of(route), noise=self._noise_of(route)),
-        ):
-            head = self.clip.class_features(task.class_names, task.templates)
+        head = self.compute_head(task, route)
         if plain or not self.config.eval_noise:
             cache[key] = head
         return head
 
+    @torch.no_grad()
+    def compute_head(self, task: Task, route: int) -> Float[Tensor, "classes dim"]:
+        """As `text_head`, computed anew."""
+        with self.towers.routed(self._router_of(route), noise=self._noise_of(route)):
+            return self.clip.class_features(task.class_names, task.templates)
+
     def _logits(self, features: Tensor, task: Task, route: int) -> Tensor:
-        scale = self.config.eval_scale
-        scale = self.clip.logit_scale if scale is None else scale
-        return scale * features @ self.text_head(task, route).T
+        return self.logit_factor() * features @ self.text_head(task, route).T
 
     def _router_of(self, route: int) -> int:
         return min(route, 0) if self.config.shared_router else route
@@ -305,8 +306,8 @@ class MoEAdapters(Method):
         if not self.tasks:
             raise UserError("no task was learnt yet; train a task or load a checkpoint first")
 
-    def _decide(self, errors: Float[Tensor, "n autoencoders"]) -> Int64[Tensor, " n"]:
-        # `errors` are those of one test batch
+    def decide_routes(self, errors: Float[Tensor, "n autoencoders"]) -> Int64[Tensor, " n"]:
+        """Task of each image of a test batch, from 0, or -1 for none of them."""
         assert self.selector is not None
         if self.decision == "batch":
             errors = errors.mean(dim=0, keepdim=True).expand(len(errors), -1)
@@ -315,7 +316,7 @@ class MoEAdapters(Method):
     def _routes(self, data: ImageData) -> Int64[Tensor, " n"]:
         assert self.selector is not None
         errors = self.selector.errors_of(data).split(self.eval_batch_size)
-        return torch.cat([self._decide(part) for part in errors]).cpu()
+        return torch.cat([self.decide_routes(part) for part in errors]).cpu()
 
     def forget_class_features(self) -> None:
         """The text tower may have changed; the plain CLIP has not."""

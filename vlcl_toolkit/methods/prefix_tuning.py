@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.methods.diki import Diki
 from vlcl_toolkit.methods.prompt_config import PromptConfig
+from vlcl_toolkit.methods.prompt_shares import prefix_share
 from vlcl_toolkit.methods.registry import register
 
 
@@ -60,6 +61,7 @@ class PrefixTuning(Diki):
 
     name = "prefix_tuning"
     attend = staticmethod(prefix_attention)
+    share = staticmethod(prefix_share)
 
     @dataclass(frozen=True)
     class Config(PromptConfig):

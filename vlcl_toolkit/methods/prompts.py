@@ -46,6 +46,7 @@ class PromptPool:
         places: attention modules by name ("visual.transformer.resblocks.0", ...,
             "transformer.resblocks.0", ...).
         tasks: per task, one parameter `[2, P, W]` for each place.
+        listener: is given the name of a place and the arguments of `attend`, if it is not None.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class PromptPool:
                 self.places[f"{name}.resblocks.{index}"] = block.attn
                 self._lengths[f"{name}.resblocks.{index}"] = length
         self.tasks: list[dict[str, nn.Parameter]] = []
+        self.listener: Callable[..., None] | None = None
         self._in_use: _InUse | None = None
         self._attached = False
 
@@ -133,7 +135,10 @@ class PromptPool:
         if self._in_use is None:
             return run_plain(), None
         prompts, weights = self.tasks[self._in_use.task][name], self._in_use.weights
-        return self.attend(attention, run_plain, query, prompts, weights, attn_mask), None
+        arguments = (attention, run_plain, query, prompts, weights, attn_mask)
+        if self.listener is not None:
+            self.listener(name, *arguments)
+        return self.attend(*arguments), None
 
     # Prompts of tasks.
 

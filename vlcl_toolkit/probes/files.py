@@ -73,7 +73,7 @@ def read_step(path: Path) -> dict[str, np.ndarray]:
         UserError: the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             return dict(content)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(

@@ -26,7 +26,9 @@ def drift(probes: "Probes") -> pd.DataFrame:
     Columns: step, after, domain, status, tower, block (0 = embedding, k = after block k), position
     ("class": the token that is pooled; "rest": mean over the other tokens), relative_norm (length
     of the change / length before, mean over inputs, >= 0), cosine (mean, -1 .. 1), cka (linear CKA
-    over the inputs of the domain, 0 .. 1, 1 = the same geometry).
+    over the inputs of the domain, 0 .. 1, 1 = the same geometry; nan where they do not vary).
+    Inputs of the image tower are the probe images, those of the text tower the class prompts in the
+    first template.
 
     Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
     """

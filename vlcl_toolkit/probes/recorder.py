@@ -1,0 +1,129 @@
+"""Recording probes during a run: the frozen network before it, the changed one after every task.
+
+Everything that is drawn at random stays as it was, and nothing that the method keeps is touched, so
+that a run with probes gives the numbers of one without.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods import Method, make_method
+from vlcl_toolkit.probes.activations import drift_measures
+from vlcl_toolkit.probes.config import ProbeConfig, probe_images
+from vlcl_toolkit.probes.files import COMMAND, read_step, step_path, write_step
+from vlcl_toolkit.probes.observation import Observation, observe
+from vlcl_toolkit.probes.weights import (
+    PreviousWeights,
+    current_weights,
+    distances,
+    expert_changes,
+)
+from vlcl_toolkit.seeds import rng_state, set_rng_state
+from vlcl_toolkit.streams.base import TaskStream
+
+
+class Recorder:
+    """Writes `probes/step_<k>.npz` into a run's folder."""
+
+    def __init__(self, method: Method, stream: TaskStream, folder: Path, config: ProbeConfig):
+        """Look at the frozen network; the method is not attached yet."""
+        self.method, self.folder, self.config = method, folder, config
+        model = method.clip.model
+        self.blocks = {
+            "image": len(model.visual.transformer.resblocks),
+            "text": len(model.transformer.resblocks),
+        }
+        tasks = (*stream.tasks, *stream.held_out)
+        self.data = {task: probe_images(task, config.images_per_domain) for task in tasks}
+        self.weights = PreviousWeights(folder)
+        frozen = make_method("zero_shot", method.clip)
+        self.frozen_weights = {k: v.clone() for k, v in current_weights(frozen).items()}
+        self.frozen: dict[str, np.ndarray] | None = None
+        self.activations: dict[str, Observation] = {}
+        with _random_numbers_kept():
+            self.frozen = self._observe(frozen, 0)
+        if not step_path(folder, 0).is_file():
+            write_step(folder, 0, self.frozen)
+
+    def record(self, step: int) -> None:
+        """After task `step` (from 1) was learned and tested.
+
+        Raises:
+            UserError: what the step before left is gone; the file cannot be written.
+        """
+        with _random_numbers_kept():
+            arrays = self._observe(self.method, step)
+            now = current_weights(self.method)
+            before = self.weights.load(step - 1, self.frozen_weights)
+            moved = distances(now, self.frozen_weights, before, self.blocks)
+            arrays |= {f"parameters/{tower}": values.numpy() for tower, values in moved.items()}
+            changes = expert_changes(self.method, now, before, self.blocks)
+            arrays |= {f"expert_change/{tower}": values for tower, values in changes.items()}
+            self.weights.save(step, now, self.frozen_weights)
+            write_step(self.folder, step, arrays)
+
+    def finish(self) -> None:
+        """After the last task."""
+        self.weights.clear()
+
+    def _observe(self, method: Method, step: int) -> dict[str, np.ndarray]:
+        arrays: dict[str, np.ndarray] = {"settings": _settings(self.config)}
+        previous = self._previous(step) if step > 1 and method.settled_routes() else None
+        for task, data in self.data.items():
+            seen = observe(
+                method,
+                task,
+                data,
+                self.blocks,
+                frozen=self.frozen,
+                previous=previous,
+                all_routes=self.config.route_logits,
+            )
+            frozen = self.activations.setdefault(task.name, seen)
+            arrays |= seen.arrays
+            if self.config.activations:
+                pairs = {
+                    "image": (seen.image_activations, frozen.image_activations),
+                    "text": (seen.text_activations, frozen.text_activations),
+                }
+                for tower, (now, before) in pairs.items():
+                    arrays[f"drift/{tower}/{task.name}"] = drift_measures(now, before)
+        return arrays
+
+    def _previous(self, step: int) -> dict[str, np.ndarray]:
+        path = step_path(self.folder, step - 1)
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing, so that probes cannot go on; record them anew in another "
+                f"folder: {COMMAND} --out DIR"
+            )
+        return read_step(path)
+
+
+def recorded(folder: Path, rows: int, config: ProbeConfig) -> bool:
+    """Whether the first `rows` steps of a run are there, recorded with these settings."""
+    for step in range(rows):
+        path = step_path(folder, step)
+        if not path.is_file() or not np.array_equal(
+            read_step(path).get("settings", ()), _settings(config)
+        ):
+            return False
+    return True
+
+
+def _settings(config: ProbeConfig) -> np.ndarray:
+    return np.array(list(asdict(config).values()), dtype=np.int64)
+
+
+@contextlib.contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    tensors, values = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(tensors, values)
