@@ -11,6 +11,7 @@ from vlcl_toolkit.plotting import weight_path_curves
 from vlcl_toolkit.training import run
 from vlcl_toolkit.weight_path import weight_path
 from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.widgets.weight_path import weight_path_slider
 
 SHORT = {"iterations": 4, "warmup": 1, "learning_rate": 1e-2}
 
@@ -60,3 +61,12 @@ def test_refuses_what_has_no_line(result, clip, tmp_path):
         weight_path(frozen, tiny_stream(), clip)
     with pytest.raises(UserError, match="no checkpoint"):
         weight_path(replace(result, folder=tmp_path / "none"), tiny_stream(), clip)
+
+
+def test_a_slider_walks_along_it(result, clip):
+    page = weight_path_slider(weight_path(result, tiny_stream(), clip, [0, 0.5, 1]))
+    assert page.view.error_view.error is None
+    first = page.view.picture.value
+    page.sliders["share"].value = 0.0
+    assert page.view.error_view.error is None
+    assert page.view.picture.value != first

@@ -1,6 +1,6 @@
 """The straight line from the frozen weights to the trained ones, and how accurate the model is along it.
 
-Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022 (WiSE-FT), section 3: weights
+Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022 (WiSE-FT): weights
 (1 - a) w_frozen + a w_trained, tested on the task that was learned and on others.
 """
 
