@@ -1,0 +1,211 @@
+"""Maps of the feature space in two dimensions, and how far they can be believed.
+
+A map alone proves nothing: show the numbers of `map_quality` beside it.
+
+Where class texts stand. CLIP's image and text features fill two narrow cones far apart (the modality
+gap: Liang et al. 2022, "Mind the Gap"), so texts drawn as they are make an island of their own.
+``anchors`` says what is done about it:
+
+    "centred" (default)  each modality's mean over the frozen backbone's features (the mean of the
+        domains' means, so that each counts the same) is taken off, at every step the same one; then
+        images and texts of the frozen backbone are fitted together. What both modalities say about
+        classes and domains is seen, the gap is not. Taking one vector off all texts changes no
+        decision; taking one off the images adds a constant to each class's score.
+    "as they are"        images and texts are fitted together; shows the gap.
+    "none"               images only.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from vlcl_toolkit.analysis.feature_shift import distances, nearest, shared
+from vlcl_toolkit.analysis.points import chosen_domains, features, where
+from vlcl_toolkit.analysis.umap_calls import fit_film, fit_umap
+from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.probes import Probes
+
+Anchors = Literal["centred", "as they are", "none"]
+Kind = Literal["pca", "umap"]
+
+
+def feature_map(
+    probes: Probes,
+    kind: Kind = "pca",
+    *,
+    domains: Sequence[str] | None = None,
+    anchors: Anchors = "centred",
+    neighbours: int = 15,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One map, fitted on the frozen backbone's features; every later step is put into it.
+
+    Positions of different steps can therefore be compared. What leaves the space that the frozen
+    features fill cannot be seen: PCA flattens it, UMAP draws it at the nearest frozen points;
+    `map_quality` then falls, and `shift_length` tells the true distance.
+
+    Args:
+        kind: "pca" (instant, keeps large distances) or "umap" (keeps neighbourhoods, not distances;
+            McInnes et al. 2018).
+        domains: on the map; all by default.
+        anchors: how class texts are placed, see above.
+        neighbours: of UMAP: small shows detail, large the overall arrangement.
+        seed: of UMAP; positions still differ between machines, neighbourhoods hardly.
+
+    Returns:
+        one row per point and step. Columns: step, after, domain, status; kind ("image", "class"),
+        item (its number in the domain), label, class_name; x, y (no unit).
+
+    Raises:
+        UserError: a name is unknown; step 0 is missing; fewer points than UMAP neighbours.
+    """
+    points, vectors = _points(probes, domains, anchors)
+    frozen = vectors[0]
+    if kind == "pca":
+        _check_points(frozen, 2)
+        transform = _pca(frozen)
+    elif kind == "umap":
+        _check_points(frozen, neighbours)
+        transform = fit_umap(frozen, neighbours, seed)
+    else:
+        raise unknown_name("kind of map", kind, get_args(Kind))
+    return _placed(points, [transform(values) for values in vectors])
+
+
+def feature_film(
+    probes: Probes,
+    *,
+    domains: Sequence[str] | None = None,
+    anchors: Anchors = "centred",
+    neighbours: int = 15,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A UMAP of each step, each point tied to itself in the steps next to it (AlignedUMAP).
+
+    Every picture is true to its own step, which the one map of `feature_map` need not be; movement
+    between pictures is partly the alignment's. With one step only, a plain UMAP.
+
+    Args, Returns, Raises: as `feature_map`.
+
+    Source: umap-learn's AlignedUMAP, after Dadu et al. 2023, "Application of Aligned-UMAP to
+    longitudinal biomedical studies".
+    """
+    points, vectors = _points(probes, domains, anchors)
+    _check_points(vectors[0], neighbours)
+    if len(vectors) == 1:
+        return _placed(points, [fit_umap(vectors[0], neighbours, seed)(vectors[0])])
+    return _placed(points, fit_film(vectors, neighbours, seed))
+
+
+def map_quality(
+    probes: Probes, positions: pd.DataFrame, k: int = 10, *, anchors: Anchors = "centred"
+) -> pd.DataFrame:
+    """How far a map can be believed, step by step.
+
+    Args:
+        positions: of `feature_map` or `feature_film`.
+        k: neighbours that are compared.
+        anchors: as the map was made with.
+
+    Columns: step, after; trustworthiness (0 .. 1, 1 = whoever is near on the map is near among the
+    features; Venna and Kaski 2001); kept (share of the k nearest images among the features that are
+    nearest on the map too, 0 .. 1); by_chance (what a random map keeps: k / (n - 1));
+    anchors_agree (percent of images whose nearest class text of their domain on the map is the class
+    that the method predicts; nan without texts).
+
+    Raises:
+        UserError: `k` is not below half of the images, which trustworthiness needs.
+    """
+    # Half a second, which no other analysis needs to wait for.
+    from sklearn.manifold import trustworthiness
+
+    domains = list(dict.fromkeys(positions["domain"]))
+    points, vectors = _points(probes, domains, anchors)
+    images = (points[0]["kind"] == "image").to_numpy()
+    if not 1 <= k < images.sum() / 2:
+        raise UserError(
+            f"a map of {images.sum()} images; found k = {k} neighbours; give k from 1 to below half of that"
+        )
+    rows = []
+    for step, on_map in positions.groupby("step"):
+        true = vectors[probes.steps.index(step)][images]
+        drawn = on_map[["x", "y"]].to_numpy(float)[images]
+        near = nearest(true, k, "the map")
+        rows.append(
+            {
+                "step": step,
+                "after": probes.after(int(step)),
+                "trustworthiness": float(trustworthiness(true, drawn, n_neighbors=k)),
+                "kept": shared(near, nearest(drawn, k, "the map")),
+                "by_chance": k / (len(drawn) - 1),
+                "anchors_agree": _anchors_agree(probes, on_map),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _anchors_agree(probes: Probes, on_map: pd.DataFrame) -> float:
+    agree = []
+    for domain, points in on_map.groupby("domain", sort=False):
+        places = {kind: part[["x", "y"]].to_numpy(float) for kind, part in points.groupby("kind")}
+        if "class" in places:
+            logits = probes.logits(int(points["step"].iloc[0]), str(domain))
+            nearest_text = distances(places["image"], places["class"]).argmin(axis=1)
+            agree.extend(nearest_text == logits.argmax(axis=1))
+    return 100 * float(np.mean(agree)) if agree else float("nan")
+
+
+def _points(
+    probes: Probes, domains: Sequence[str] | None, anchors: Anchors
+) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
+    """Per step: what each point is, and its features `[N, D]`; the frozen step comes first."""
+    if anchors not in get_args(Anchors):
+        raise unknown_name("placing of anchors", anchors, get_args(Anchors))
+    names = chosen_domains(probes, domains)
+    kinds: tuple[Any, ...] = ("image",) if anchors == "none" else ("image", "class")
+    centre: dict[str, np.ndarray | float] = dict.fromkeys(kinds, 0.0)
+    if anchors == "centred":
+        for kind in kinds:
+            means = [features(probes, 0, name, kind).mean(axis=0) for name in names]
+            centre[kind] = np.mean(means, axis=0)
+    frames, vectors = [], []
+    for step in probes.steps:
+        parts, values = [], []
+        for name in names:
+            words = np.array(probes.class_names(name), dtype=object)
+            for kind in kinds:
+                value = features(probes, step, name, kind) - centre[kind]
+                items = np.arange(len(value))
+                labels = probes.labels(name) if kind == "image" else items
+                what = {"kind": kind, "item": items, "label": labels}
+                what["class_name"] = words[labels] if len(words) else labels.astype(str)
+                parts.append(pd.DataFrame(where(probes, step, name) | what))
+                values.append(value)
+        frames.append(pd.concat(parts, ignore_index=True))
+        vectors.append(np.concatenate(values))
+    return frames, vectors
+
+
+def _check_points(values: np.ndarray, neighbours: int) -> None:
+    if not 2 <= neighbours < len(values):
+        raise UserError(
+            f"a map of {len(values)} points; found {neighbours} neighbours; give 2 to {len(values) - 1} "
+            "neighbours, show more domains, or record more images per domain"
+        )
+
+
+def _pca(frozen: np.ndarray) -> Any:
+    # Half a second, which no other analysis needs to wait for.
+    from sklearn.decomposition import PCA
+
+    return PCA(n_components=2, svd_solver="full").fit(frozen).transform
+
+
+def _placed(points: list[pd.DataFrame], places: Sequence[np.ndarray]) -> pd.DataFrame:
+    located = [
+        frame.assign(x=place[:, 0].astype(float), y=place[:, 1].astype(float))
+        for frame, place in zip(points, places, strict=True)
+    ]
+    return pd.concat(located, ignore_index=True)
