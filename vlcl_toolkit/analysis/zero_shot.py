@@ -36,3 +36,26 @@ def forgotten_zero_shot(result: RunResult) -> pd.DataFrame:
     tasks = pd.DataFrame(columns, index=result.accuracy.columns)
     held_out = result.held_out.iloc[[0, -1]].T.set_axis(list(columns), axis=1)
     return pd.concat([tasks, held_out])
+
+
+def unseen_accuracy(result: RunResult) -> pd.DataFrame:
+    """Accuracy of each domain that the method has never trained on, after each task.
+
+    Tasks of the stream appear until just before they are learned, held-out ones to the end; steps
+    that an interrupted run has not reached are left out.
+
+    Columns: step (0 = the frozen backbone), after (a task or "zero-shot"), domain, status ("unseen",
+    "held-out"), accuracy (percent), change (points against the frozen backbone).
+    """
+    after = ["zero-shot", *result.order]
+    rows = []
+    for status, table in (("unseen", result.accuracy), ("held-out", result.held_out)):
+        for column, domain in enumerate(table.columns):
+            values = table[domain].to_numpy()
+            steps = column + 1 if status == "unseen" else len(values)
+            for step, value in enumerate(values[:steps]):
+                if np.isfinite(value):
+                    place = {"step": step, "after": after[step], "domain": domain, "status": status}
+                    rows.append(place | {"accuracy": value, "change": value - values[0]})
+    columns = ["step", "after", "domain", "status", "accuracy", "change"]
+    return pd.DataFrame(rows, columns=columns)
