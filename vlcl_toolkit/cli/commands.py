@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from vlcl_toolkit.cli.data import AS_PUBLISHED, DataOptions, data
 from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from vlcl_toolkit.clip import Clip
 
 Backbone = Annotated["BackboneOptions", tyro.conf.arg(name="")]
+Data = Annotated[DataOptions, tyro.conf.arg(name="")]
 KeyValues = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
 
 
@@ -67,6 +69,7 @@ def _value(text: str) -> Any:
 def run(
     method: str,
     backbone: Backbone = BackboneOptions(),
+    files: Data = AS_PUBLISHED,
     stream: str = "mini",
     order: str | None = None,
     tasks: str | None = None,
@@ -83,7 +86,7 @@ def run(
 
     Args:
         method: Name of the method, e.g. finetune.
-        stream: Name of the stream.
+        stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         order: Task names or indices, comma-separated, each once; "reversed" or "alphabetical".
         tasks: Learn only these tasks (names or indices, comma-separated).
         few_shot: Training images per class; all by default.
@@ -94,10 +97,9 @@ def run(
         probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     from vlcl_toolkit.cli.tables import print_run
-    from vlcl_toolkit.streams.registry import load_stream
     from vlcl_toolkit.training import run as run_method
 
-    chosen = load_stream(stream)
+    chosen = files.load(stream)
     if tasks is not None:
         chosen = chosen.subset([key.strip() for key in tasks.split(",")])
     if order is not None:
@@ -119,6 +121,7 @@ def run(
 
 def compare(
     backbone: Backbone = BackboneOptions(),
+    files: Data = AS_PUBLISHED,
     methods: tuple[str, ...] = ("all",),
     stream: str = "mini",
     seeds: tuple[int, ...] = (0,),
@@ -132,7 +135,7 @@ def compare(
 
     Args:
         methods: Names, or "all": zero-shot and every method with a recipe for the stream.
-        stream: Name of the stream.
+        stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         seeds: One run of each method per seed.
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
         alone: Instead, let each method learn every task alone from the frozen backbone.
@@ -145,9 +148,8 @@ def compare(
     from vlcl_toolkit.cli.gallery import write_comparison
     from vlcl_toolkit.cli.tables import print_alone, print_comparison
     from vlcl_toolkit.files import make_folder, write_atomic
-    from vlcl_toolkit.streams.registry import load_stream
 
-    chosen, folder = load_stream(stream), make_folder(out or Path("runs", stream, "comparison"))
+    chosen, folder = files.load(stream), make_folder(out or Path("runs", stream, "comparison"))
     clip = backbone.load()
     if alone:
         for method in experiments.choose_methods(methods, chosen.id):
@@ -171,6 +173,7 @@ def search(
     setting: str,
     values: tuple[str, ...],
     backbone: Backbone = BackboneOptions(),
+    files: Data = AS_PUBLISHED,
     stream: str = "mini",
     seeds: tuple[int, ...] = (0, 1),
     orders: tuple[str, ...] = ("default", "reversed"),
@@ -186,7 +189,7 @@ def search(
         method: Name of the method.
         setting: Name of the setting, e.g. learning_rate.
         values: What to try.
-        stream: Name of the stream.
+        stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         seeds: Seeds per value and order.
         orders: Task orders, each as for `vlcl run --order`.
         set: Other settings that differ from the recipe, e.g. --set iterations=50.
@@ -197,13 +200,12 @@ def search(
     from vlcl_toolkit.analysis.comparison import mean_and_spread, score_table
     from vlcl_toolkit.cli.tables import print_search
     from vlcl_toolkit.files import make_folder, write_atomic
-    from vlcl_toolkit.streams.registry import load_stream
 
     folder = make_folder(out or Path("runs", stream, "search"))
     parsed = [_value(value) for value in values]
     results = experiments.search(
         method,
-        load_stream(stream),
+        files.load(stream),
         backbone.load(),
         setting,
         parsed,
@@ -274,4 +276,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "show": show,
     "figures": figures,
     "pretrain-mini": pretrain_mini,
+    "data": data,
 }

@@ -30,7 +30,8 @@ def load_stream(name: str = "mini", **options: Any) -> TaskStream:
             cache: folder for decoded images. skip_unreadable: leave out damaged images.
             verify: False for replicas of the data sets, whose sizes are not the published ones.
             split: of MTIL, "zscl" or "coop". sets: of MTIL, only these. seed: of few-shot draws.
-            reference: see `reference.py`.
+            reference: "imagenet", "tinyimagenet" or a folder of images; captions: a file of
+            sentences; see `reference_source`.
 
     Raises:
         UserError: unknown name or option; a data set is missing or damaged.
@@ -68,11 +69,18 @@ def _call(
     from vlcl_toolkit.streams.material import Material
 
     material = {_MATERIAL[k]: v for k, v in options.items() if k in _MATERIAL}
-    others = {k: v for k, v in options.items() if k not in _MATERIAL}
+    others = {k: v for k, v in options.items() if k not in (*_MATERIAL, "captions")}
+    if isinstance(others.get("reference"), (str, Path)):
+        from vlcl_toolkit.streams.reference import reference_source
+
+        source, captions = str(others["reference"]), options.get("captions")
+        others["reference"] = reference_source(source, options.get("root"), captions)
     known = set(inspect.signature(function).parameters) - {"name", "path", "material"}
     for option in others:
         if option not in known:
-            raise unknown_name(f"option of {name!r}", option, known | _MATERIAL.keys())
+            raise unknown_name(
+                f"option of {name!r}", option, known | _MATERIAL.keys() | {"captions"}
+            )
     if not root:
         material.setdefault("given_root", first)
     return function(first, Material(**material), **others)
