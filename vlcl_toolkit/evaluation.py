@@ -5,6 +5,9 @@ columns 0 .. T-1 of the array). Transfer, Average and Last are those of ZSCL (Zh
 section 5.1); Forgetting is that of Chaudhry et al. 2018, section 3.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -63,3 +66,25 @@ def metrics(matrix: np.ndarray) -> dict[str, float]:
     """
     vectors = metric_vectors(matrix)
     return {name: float(v.mean()) if len(v) else float("nan") for name, v in vectors.items()}
+
+
+def class_incremental_scores(matrix: np.ndarray, sizes: Sequence[int]) -> dict[str, Any]:
+    """The scores of class-incremental learning, percent.
+
+    Args:
+        matrix: as in `metric_vectors`, measured with label space "seen".
+        sizes: number of test images of each task.
+
+    Returns:
+        "accuracies": per task i, the accuracy over the test images of all tasks up to i; "last", the
+        last of them; "average", their mean.
+    """
+    matrix, weights = np.asarray(matrix, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    accuracies = [
+        float(np.average(matrix[i, : i + 1], weights=weights[: i + 1])) for i in range(len(matrix))
+    ]
+    return {
+        "accuracies": accuracies,
+        "last": accuracies[-1],
+        "average": float(np.mean(accuracies)),
+    }

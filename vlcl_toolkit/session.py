@@ -24,6 +24,7 @@ from vlcl_toolkit.results import accuracy_csv, accuracy_record
 from vlcl_toolkit.run_folder import RunFolder
 from vlcl_toolkit.seeds import rng_state, set_rng_state
 from vlcl_toolkit.streams.base import Task, TaskStream
+from vlcl_toolkit.streams.label_space import LabelSpace
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Session:
         interrupt: DelayedInterrupt,
     ):
         self.method, self.stream, self.folder = method, stream, folder
+        self.label_space = LabelSpace(stream)
         self.checkpoint_every, self.evaluate_all = checkpoint_every, evaluate_all
         self.interrupt = interrupt
         self.listeners: list[Callable[[Event], None]] = []
@@ -136,7 +138,9 @@ class Session:
             done.validation.append(accuracy(tester, learned.validation, learned))
         everything = (*self.stream.tasks, *self.stream.held_out)
         tasks = everything if self.evaluate_all else (learned,) if learned else ()
-        done.rows.append({task.name: accuracy(tester, task.test, task) for task in tasks})
+        count = done.task_index + 1 if learned is not None else 0
+        questions = {task.name: self.label_space.question(task, count) for task in tasks}
+        done.rows.append({name: accuracy(tester, *asked) for name, asked in questions.items()})
         done.position += 1
         self._add_seconds("evaluate")
 

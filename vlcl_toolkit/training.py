@@ -177,7 +177,7 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
         "templates": {task.name: list(task.templates) for task in tasks},
         "class_names": {task.name: list(task.class_names) for task in tasks},
         "images": {t.name: [len(t.train), len(t.validation), len(t.test)] for t in tasks},
-        "label_space": "task",
+        "label_space": stream.label_space,
         "decision": method.decision,
         "seed": seed,
         "evaluate_all": evaluate_all,
@@ -189,7 +189,7 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
         "device": clip.device.type,
         "precision": clip.precision,
         "versions": library_versions(),
-    }
+    } | ({"skipped_images": dict(stream.skipped)} if stream.skipped else {})
 
 
 @contextlib.contextmanager

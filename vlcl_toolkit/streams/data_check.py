@@ -59,9 +59,9 @@ def check_data(
             raise unknown_name("data set", name, SOURCES)
     material = Material(root, verify=False)  # so that every fault is found, not the first alone
     for name in sets or mtil_names():
-        missing = [path for path in SOURCES[name].required if not (root / path).exists()]
+        missing = [root / path for path in SOURCES[name].required if not (root / path).exists()]
         for path in missing:
-            yield Finding(name, "files", False, f"{root / path} is missing")
+            yield Finding(name, "files", False, f"{path} is missing")
         if missing:
             continue
         changed = list(_checksums(name, root)) if sizes else []
@@ -74,8 +74,8 @@ def check_data(
             continue
         for split in splits:
             if split == "coop" and name in COOP_FILES and not (root / coop_file(name)).is_file():
-                path, address = root / coop_file(name), COOP_FILES[name][1]
-                yield Finding(name, "files", False, f"{path} is missing; fetch {address} by hand")
+                text = f"{root / coop_file(name)} is missing; fetch {COOP_FILES[name][1]} by hand"
+                yield Finding(name, "files", False, text)
                 continue
             yield from _check_split(name, split, material, decode, sizes, seen)
         yield from _check_folders(name, root)
