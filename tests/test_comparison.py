@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
+from vlcl_toolkit.analysis.comparison import alone_table, gains, mean_and_spread, score_table
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.evaluation import metrics
 from vlcl_toolkit.experiments import choose_methods
@@ -53,6 +53,14 @@ def test_scores_of_one_run():
     assert row["validation"] == 85.0
     assert row["held_out"] == 38.0
     assert row["order"] == "task0,task1"
+
+
+def test_gains_are_differences_from_the_frozen_backbone_in_the_same_order():
+    run = made_up([[90.0, 40.0], [70.0, 80.0]])
+    assert gains(run) == {"transfer": 40.0 - 50.0, "last": 75.0 - 50.0}
+    uneven = replace(run, accuracy=run.accuracy.copy())
+    uneven.accuracy.iloc[0] = [10.0, 45.0]  # Transfer reads only the task that comes second
+    assert gains(uneven) == {"transfer": 40.0 - 45.0, "last": 75.0 - 27.5}
 
 
 def test_mean_and_spread_over_seeds_keep_the_order_of_methods():

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import numpy as np
+import pandas as pd
 import pytest
 from tiny import SETTINGS, tiny_clip, tiny_stream
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting import new_figure
 from vlcl_toolkit.training import run
-from vlcl_toolkit.widgets import FigureSliders, run_explorer, weight_panel
+from vlcl_toolkit.widgets import FigureSliders, run_explorer, selector_sliders, weight_panel
 
 SECONDS = 120.0  # more than any of these runs needs on a busy machine
 
@@ -164,6 +166,28 @@ def test_figure_follows_the_sliders_and_is_drawn_once():
 def test_error_of_a_figure_is_shown():
     sliders = FigureSliders(lambda share: 1 / share, {"share": [0, 1]})
     assert isinstance(sliders.view.error_view.error, ZeroDivisionError)
+
+
+def test_selector_sliders_analyse_and_draw_what_is_chosen():
+    frames = []
+
+    def analyse(**chosen):
+        frames.append(pd.DataFrame([chosen]))
+        return frames[-1]
+
+    def plot(frame, ax):
+        ax.set_title(", ".join(f"{name} {frame[name][0]:g}" for name in frame))
+        return ax
+
+    both = selector_sliders(
+        analyse, plot, thresholds=[0.1, 0.2], mixes=[1, 100], start={"mix": 100}
+    )
+    assert list(frames[-1].iloc[0]) == [0.1, 100]
+    both.sliders["threshold"].value = 0.2
+    assert titles(both.figure()) == ["threshold 0.2, mix 100"]
+    alone = selector_sliders(analyse, plot, thresholds=np.linspace(0, 1, 3))
+    assert list(alone.sliders) == ["threshold"]
+    assert alone.view.error_view.error is None
 
 
 @pytest.mark.parametrize(("values", "start"), [([], None), ([1], None), ([1, 2], 3)])

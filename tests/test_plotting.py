@@ -137,6 +137,16 @@ def test_comparison_of_a_score_that_a_single_task_does_not_have(ax):
     assert texts(ax) == ["50.0"]
 
 
+def test_trade_off_numbers_the_runs_and_names_each_method_once(ax):
+    rows = [("finetune", -9.0, 20.0), ("finetune", np.nan, 5.0), ("zscl", -1.0, 15.0)]
+    runs = pd.DataFrame(rows, columns=["method", "transfer", "last"]).assign(shown=[0, 0, 1])
+    plotting.trade_off(runs, ax)
+    assert texts(ax) == ["1", "3"]  # a single task has no Transfer
+    assert labels(ax.get_legend().texts) == ["frozen backbone", "finetune", "zscl"]
+    points = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata()) == 1]
+    assert points == [[[0, 0]], [[-9, 20]], [[-1, 15]]]
+
+
 def test_learning_rate_marks_what_validation_prefers(ax):
     rates = [1e-4, 1e-4, 6e-4, 6e-4]
     scores = pd.DataFrame(

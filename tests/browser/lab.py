@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
 
-STARTING = 60.0  # seconds until the server answers
+STARTING = 180.0  # seconds until the server answers, on a busy machine
 SECONDS = 600.0  # more than a notebook or run of these tests needs on a busy machine
 
 # Of the notebook in front: what was raised, and which code cells have not run to their end.
@@ -124,8 +124,10 @@ class NotebookPage:
     def __init__(self, page: Page, server: LabServer, name: str):
         """Open it and wait for its kernel."""
         self.page = page
+        page.set_default_timeout(SECONDS * 1000)
+        expect.set_options(timeout=SECONDS * 1000)
         page.goto(f"{server.url}/lab/tree/{name}?reset")
-        page.wait_for_function(OPEN, timeout=STARTING * 1000)
+        page.wait_for_function(OPEN)
         self.body = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
 
     def run_all(self) -> None:
@@ -133,7 +135,7 @@ class NotebookPage:
         self.page.locator(".lm-MenuBar-itemLabel").get_by_text("Run", exact=True).click()
         self.page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
         done = f"() => ({OPEN})() && (({ERRORS})().length > 0 || ({UNFINISHED})() === 0)"
-        self.page.wait_for_function(done, timeout=SECONDS * 1000)
+        self.page.wait_for_function(done)
         assert self.errors() == []
         assert self.page.evaluate(UNFINISHED) == 0
 
@@ -154,7 +156,7 @@ class NotebookPage:
         output = self.body.locator(
             f'.jp-Cell[data-windowed-list-index="{index}"] .jp-Cell-outputArea'
         )
-        output.wait_for(timeout=STARTING * 1000)
+        output.wait_for()
         return output
 
 

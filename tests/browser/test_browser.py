@@ -3,10 +3,9 @@
 import re
 
 import pytest
-from lab import SECONDS, NotebookPage, button, picture, press, slider_value
+from lab import NotebookPage, button, picture, press, slider_value
 from playwright.sync_api import expect
 
-LONG = SECONDS * 1000  # milliseconds
 SMALL = (
     """
 import vlcl_toolkit as vlcl
@@ -80,7 +79,7 @@ def test_notebook_01_order_by_keyboard_and_a_live_run(page, server):
     empty = picture(heat_map)
     button(panel, "Run").click()
     expect(button(panel, "Stop")).to_be_enabled()
-    expect(panel.get_by_text(re.compile("^Complete"))).to_be_visible(timeout=LONG)
+    expect(panel.get_by_text(re.compile("^Complete"))).to_be_visible()
     assert picture(heat_map) != empty
     no_alert(panel)
     assert notebook.errors() == []
@@ -104,13 +103,13 @@ def test_step_slider_drives_views_and_a_failing_one_is_visible(small):
     no_alert(explorer)
     press(explorer, "After task", "ArrowLeft")
     alert = explorer.locator("[role=alert]")
-    expect(alert).to_contain_text("Traceback", timeout=LONG)
+    expect(alert).to_contain_text("Traceback")
     expect(alert).to_contain_text("KeyError: 1")
     expect(explorer.locator("img:visible")).to_have_count(1)  # of the other view
     assert slider_value(explorer, "After task") == 1
     assert picture(bars) != end
     press(explorer, "After task", "ArrowRight")
-    expect(explorer.locator("img:visible")).to_have_count(2, timeout=LONG)
+    expect(explorer.locator("img:visible")).to_have_count(2)
     no_alert(explorer)
     assert picture(bars) == end
 
@@ -120,7 +119,7 @@ def test_threshold_slider_redraws(small):
     image = sliders.locator("img")
     before, address = picture(image), image.get_attribute("src")
     press(sliders, "threshold", "ArrowRight")
-    expect(image).not_to_have_attribute("src", address, timeout=LONG)
+    expect(image).not_to_have_attribute("src", address)
     assert picture(image) != before
     no_alert(sliders)
 
@@ -128,9 +127,9 @@ def test_threshold_slider_redraws(small):
 def test_stop_leaves_a_run_that_can_go_on(small):
     panel = small.output("run_panel = widgets.run_panel")
     button(panel, "Run").click()
-    expect(panel.get_by_text(re.compile("^Learning"))).to_be_visible(timeout=LONG)
+    expect(panel.get_by_text(re.compile("^Learning"))).to_be_visible()
     button(panel, "Stop").click()
-    expect(panel.get_by_text(re.compile("^Stopped"))).to_be_visible(timeout=LONG)
+    expect(panel.get_by_text(re.compile("^Stopped"))).to_be_visible()
     expect(button(panel, "Run")).to_be_enabled()
     no_alert(panel)
 
@@ -139,13 +138,13 @@ def test_weight_sliders_train_and_keep_their_runs(small):
     panel = small.output("weight_panel = widgets.weight_panel")
     complete, absent = (panel.get_by_text(re.compile(f"^{t}")) for t in ("Complete", "Not run"))
     button(panel, "Run").click()
-    expect(complete).to_be_visible(timeout=LONG)
+    expect(complete).to_be_visible()
     heat_map = panel.locator("img").first
     trained = picture(heat_map)
     press(panel, "label_smoothing", "ArrowLeft")
-    expect(absent).to_be_visible(timeout=LONG)
+    expect(absent).to_be_visible()
     press(panel, "label_smoothing", "ArrowRight")
-    expect(complete).to_be_visible(timeout=LONG)
+    expect(complete).to_be_visible()
     assert picture(heat_map) == trained
     no_alert(panel)
     assert small.errors() == []

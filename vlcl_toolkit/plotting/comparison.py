@@ -66,6 +66,8 @@ def trade_off(runs: pd.DataFrame, ax: Axes) -> Axes:
     ax.plot(0, 0, "o", mfc="white", mec=QUIET, mew=2, ms=9, label="frozen backbone")
     named = set()
     for number, run in enumerate(runs.itertuples(), start=1):
+        if np.isnan(run.transfer):  # a single task has no Transfer
+            continue
         label = None if run.method in named else run.method
         named.add(run.method)
         look: dict[str, Any] = {"color": method_colour(run.method), "ls": "none"}

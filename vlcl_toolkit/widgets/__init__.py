@@ -5,6 +5,7 @@ from vlcl_toolkit.widgets.order import OrderSliders, order_sliders
 from vlcl_toolkit.widgets.panel import RunPanel, run_panel
 from vlcl_toolkit.widgets.place import enter_project
 from vlcl_toolkit.widgets.sliders import FigureSliders
+from vlcl_toolkit.widgets.threshold import selector_sliders
 from vlcl_toolkit.widgets.viewer import ZeroShotViewer, zero_shot_viewer
 from vlcl_toolkit.widgets.weights import WeightPanel, weight_panel
 
@@ -19,6 +20,7 @@ __all__ = [
     "order_sliders",
     "run_explorer",
     "run_panel",
+    "selector_sliders",
     "weight_panel",
     "zero_shot_viewer",
 ]
