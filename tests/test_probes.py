@@ -191,7 +191,7 @@ def test_missing_probes_name_probe_and_command(tmp_path: Path):
 def test_a_damaged_file_is_named(tmp_path: Path):
     result = record("finetune", tmp_path)
     (tmp_path / "probes" / "step_01.npz").write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(UserError, match="step_01.npz is damaged"):
+    with pytest.raises(UserError, match=r"step_01\.npz is damaged"):
         RunResult.load(result.folder).probes.logits(1, "pets")
 
 

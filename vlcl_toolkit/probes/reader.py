@@ -175,7 +175,7 @@ class Probes:
 
     def routes(self, step: int) -> list[str]:
         """Names of the routes an image could take; the last is the frozen network."""
-        return [str(name) for name in self.array(step, "routes")]
+        return self._named(self.array(step, "routes"))
 
     def route(self, step: int, domain: str) -> np.ndarray:
         """Index of the route that each image took, int `[n]`."""
@@ -184,13 +184,18 @@ class Probes:
     def route_scores(self, step: int, domain: str) -> tuple[np.ndarray, list[str]]:
         """What decided the route, float64 `[n, S]`, and the names of its columns."""
         scores = self._per_domain(step, "route_scores", domain).astype(np.float64)
-        return scores, [str(name) for name in self.array(step, "score_names")]
+        return scores, self._named(self.array(step, "score_names"))
 
     def route_logits(self, step: int, domain: str) -> np.ndarray:
         """Logits under every route, float32 `[n, R, C]`."""
         return self._per_domain(step, "route_logits", domain).astype(np.float32)
 
     # Helpers.
+
+    def _named(self, names: np.ndarray) -> list[str]:
+        # methods count tasks; here they have names
+        tasks = {f"task {number}": name for number, name in enumerate(self.order, start=1)}
+        return [tasks.get(str(name), str(name)) for name in names]
 
     def _of(self, step: int) -> Arrays:
         if step not in self._steps:

@@ -1,0 +1,221 @@
+"""Which route an image takes, and what other rules of deciding would have given.
+
+Routes are the tasks' routers or prompts and, last, the frozen network. Scores (errors of
+autoencoders, or log densities) and logits under every route were recorded, so that no rule needs
+the network again. Sources: MoE-Adapters, section 3.3 (auto-selector and its threshold); DIKI,
+section 3.3 (task distributions); the official code of both lets a test batch decide together.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.probes import Probes
+
+Array = np.ndarray
+
+
+def decisions(probes: Probes, *, step: int | None = None) -> pd.DataFrame:
+    """True domain against chosen route.
+
+    Returns:
+        columns domain, status, route, images, share (percent of the domain's images), and own
+        (whether the route is the right one: the domain's own, or "frozen" for a domain that was not
+        learned).
+
+    Raises:
+        UserError: the method has one route only, or the run has no probes.
+    """
+    wanted = _step(probes, step)
+    names = probes.routes(wanted)
+    rows = []
+    for domain in probes.domains:
+        counts = np.bincount(probes.route(wanted, domain), minlength=len(names))
+        right = _right_route(names, domain)
+        for number, (name, count) in enumerate(zip(names, counts.tolist(), strict=True)):
+            rows.append(
+                {
+                    "domain": domain,
+                    "status": probes.status(wanted, domain),
+                    "route": name,
+                    "images": count,
+                    "share": 100 * count / counts.sum(),
+                    "own": number == right,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def calibration(probes: Probes, *, step: int | None = None) -> pd.DataFrame:
+    """DIKI's weight of every image: columns domain, status, route, strength (0 .. 1).
+
+    Raises:
+        UserError: the method has no such weight, or the run has no probes.
+    """
+    wanted = _step(probes, step)
+    names = probes.routes(wanted)
+    tables = [
+        pd.DataFrame(
+            {
+                "domain": domain,
+                "status": probes.status(wanted, domain),
+                "route": [names[number] for number in probes.route(wanted, domain)],
+                "strength": probes.array(wanted, f"route_strength/{domain}").astype(float),
+            }
+        )
+        for domain in probes.domains
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def threshold_sweep(
+    probes: Probes,
+    thresholds: Sequence[float | int],
+    *,
+    step: int | None = None,
+    relative: bool = False,
+) -> pd.DataFrame:
+    """Accuracy as a function of the selector's threshold, each image deciding alone.
+
+    Args:
+        thresholds: errors above which an image takes the frozen network; one for all autoencoders.
+        relative: they are multiples of the run's own thresholds (one per autoencoder) instead.
+
+    Returns:
+        columns threshold, domain, status, accuracy (percent of the probe images), frozen (percent
+        that takes the frozen network), right (percent on the right route, see `decisions`).
+
+    Raises:
+        UserError: the method has no threshold, or the run has no probes.
+    """
+    wanted = _step(probes, step)
+    own = probes.array(wanted, "thresholds").astype(float)
+    names = probes.routes(wanted)
+    rows = []
+    for threshold in thresholds:
+        limits = threshold * own if relative else np.full_like(own, threshold)
+        for domain in probes.domains:
+            scores, columns = probes.route_scores(wanted, domain)
+            route = choose_by_error(scores, columns, limits, names)
+            correct = _correct(probes, wanted, domain)[np.arange(len(route)), route]
+            rows.append(
+                {
+                    "threshold": float(threshold),
+                    "domain": domain,
+                    "status": probes.status(wanted, domain),
+                    "accuracy": 100 * correct.mean(),
+                    "frozen": 100 * (route == len(names) - 1).mean(),
+                    "right": 100 * (route == _right_route(names, domain)).mean(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def batch_mix(
+    probes: Probes,
+    domain: str,
+    *,
+    shares: Sequence[float | int] = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
+    step: int | None = None,
+    batch_size: int = 128,
+    batches: int = 40,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy on images of one domain when a test batch decides together, by the batch's mix.
+
+    A batch has `share` percent images of `domain` (at least one), drawn with replacement, the rest
+    from all other domains alike. MoE-Adapters: the mean error of the batch decides; DIKI: the task
+    that most images name. With prompts in the text tower, a DIKI batch also shares the mean weight
+    of its texts; here every image keeps its own.
+
+    Returns:
+        columns share (percent), decision ("batch", "sample": each image alone), accuracy (percent
+        of the domain's images), right (percent of them on the right route); means over `batches`.
+
+    Raises:
+        UserError: a share outside (0, 100]; the run has no routes or no probes.
+    """
+    wrong = [share for share in shares if not 0 < share <= 100]
+    if wrong:
+        raise UserError(f"a share lies in (0, 100] percent; found {wrong[0]}; change it")
+    wanted = _step(probes, step)
+    names, draw = probes.routes(wanted), np.random.default_rng(seed)
+    scores, columns = probes.route_scores(wanted, domain)
+    others = [probes.route_scores(wanted, d)[0] for d in probes.domains if d != domain]
+    rest = np.concatenate(others) if others else scores[:0]
+    correct, right = _correct(probes, wanted, domain), _right_route(names, domain)
+    limits = _thresholds(probes, wanted)
+    alone = choose_routes(scores, columns, limits, names, together=False)
+    rows = []
+    for share in shares:
+        count = batch_size if not len(rest) else max(1, round(share / 100 * batch_size))
+        found = []
+        for _ in range(batches):
+            own = draw.integers(len(scores), size=count)
+            extra = draw.integers(max(1, len(rest)), size=batch_size - count)
+            batch = np.concatenate((scores[own], rest[extra]))
+            route = choose_routes(batch, columns, limits, names, together=True)[0]
+            found.append(
+                (
+                    correct[own, route].mean(),
+                    route == right,
+                    correct[own, alone[own]].mean(),
+                    (alone[own] == right).mean(),
+                )
+            )
+        batch_accuracy, batch_right, accuracy, own_right = 100 * np.mean(found, axis=0)
+        for decision, measured, hit in (
+            ("batch", batch_accuracy, batch_right),
+            ("sample", accuracy, own_right),
+        ):
+            rows.append({"share": share, "decision": decision, "accuracy": measured, "right": hit})
+    return pd.DataFrame(rows)
+
+
+def choose_routes(
+    scores: Array, columns: list[str], limits: Array | None, names: list[str], *, together: bool
+) -> Array:
+    """The route of every row of `scores`, by the rule of the method that recorded them.
+
+    Args:
+        limits: thresholds of errors; None: scores are log densities.
+        together: the rows are one test batch that decides as one.
+    """
+    if limits is not None:
+        seen = scores.mean(axis=0, keepdims=True).repeat(len(scores), axis=0)
+        return choose_by_error(seen if together else scores, columns, limits, names)
+    best = scores.argmax(axis=1)
+    if together:  # of equal counts the first task
+        best[:] = np.bincount(best, minlength=scores.shape[1]).argmax()
+    return best
+
+
+def choose_by_error(scores: Array, columns: list[str], limits: Array, names: list[str]) -> Array:
+    """The auto-selector's rule: the smallest error names the task, above its threshold none.
+
+    Returns:
+        index into `names`, whose last is the frozen network; int `[n]`.
+    """
+    best = scores.argmin(axis=1)
+    index = np.array([names.index(c) if c in names else len(names) - 1 for c in columns])
+    rejected = scores[np.arange(len(scores)), best] > limits.astype(np.float32)[best]
+    return np.where(rejected, len(names) - 1, index[best])
+
+
+def _step(probes: Probes, step: int | None) -> int:
+    return probes.steps[-1] if step is None else step
+
+
+def _thresholds(probes: Probes, step: int) -> Array | None:
+    return probes.array(step, "thresholds").astype(float) if probes.has("thresholds") else None
+
+
+def _right_route(names: list[str], domain: str) -> int:
+    return names.index(domain) if domain in names else len(names) - 1
+
+
+def _correct(probes: Probes, step: int, domain: str) -> Array:
+    # [n, routes]: whether a route's logits name the true class
+    return probes.route_logits(step, domain).argmax(axis=2) == probes.labels(domain)[:, None]

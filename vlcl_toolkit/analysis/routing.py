@@ -1,0 +1,103 @@
+"""Which experts work for which domain, and what freezing protects (MoE-Adapters).
+
+Everything is computed from probes (`RunResult.probes`). A choice is one input choosing one expert;
+an image chooses k experts in every block, class prompts count once per image compared with them.
+Source: Yu et al. CVPR 2024, section 3.2; load and entropy: Shazeer et al. 2017, section 4.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from vlcl_toolkit.probes import Probes
+
+
+def expert_use(probes: Probes, *, step: int | None = None, tower: str = "image") -> pd.DataFrame:
+    """Share of choices and of gate mass that each expert gets.
+
+    Args:
+        step: None: the last one that there is. tower: "image" or "text".
+
+    Returns:
+        columns domain, status, block, expert, choices, share, gate_share (both sum to 1 over the
+        experts of a block; nan for a domain whose images all take the frozen network).
+
+    Raises:
+        UserError: the run has no experts, or no probes.
+    """
+    table = probes.routing()
+    wanted = probes.steps[-1] if step is None else step
+    rows = table[(table["step"] == wanted) & (table["tower"] == tower)].copy()
+    groups = rows.groupby(["domain", "block"], sort=False)
+    rows["share"] = rows["choices"] / groups["choices"].transform("sum")
+    rows["gate_share"] = rows["gate_mass"] / groups["gate_mass"].transform("sum")
+    columns = ["domain", "status", "block", "expert", "choices", "share", "gate_share"]
+    return rows[columns].reset_index(drop=True)
+
+
+def expert_overlap(
+    probes: Probes, *, step: int | None = None, tower: str = "image"
+) -> pd.DataFrame:
+    """How much two domains share experts: sum over experts of the smaller of their shares.
+
+    Returns:
+        columns domain, other, block, overlap (0 = no expert in common, 1 = the same use).
+    """
+    use = expert_use(probes, step=step, tower=tower)
+    tables = use.pivot(index="expert", columns=["domain", "block"], values="share")
+    rows = []
+    for block in sorted(use["block"].unique()):
+        for domain, other in itertools.product(use["domain"].unique(), repeat=2):
+            smaller = np.minimum(tables[domain, block], tables[other, block])
+            overlap = smaller.sum(skipna=False)
+            rows.append({"domain": domain, "other": other, "block": block, "overlap": overlap})
+    return pd.DataFrame(rows)
+
+
+def freezing_protects(
+    probes: Probes, *, step: int | None = None, tower: str = "image"
+) -> pd.DataFrame:
+    """What later tasks did to the experts that a learned task relies on.
+
+    Returns:
+        one row per learned task and block: columns domain, block, changed (share in 0 .. 1 of the
+        task's test-time choices that fall on experts whose weights moved after it was learned), and
+        protected (1 - changed). The task learned last is protected by being the last.
+    """
+    wanted = probes.steps[-1] if step is None else step
+    use = expert_use(probes, step=wanted, tower=tower)
+    rows = []
+    for number, domain in enumerate(probes.order[:wanted], start=1):
+        later = [s for s in probes.steps if number < s <= wanted]
+        moved = [probes.array(s, f"expert_change/{tower}") > 0 for s in later]
+        own = use[use["domain"] == domain]
+        for block, choices in own.groupby("block"):
+            shares = choices.sort_values("expert")["share"].to_numpy()
+            hit = np.any([m[int(block) - 1] for m in moved], axis=0) if moved else shares < 0
+            changed = float(shares[hit].sum()) if np.isfinite(shares).all() else float("nan")
+            rows.append(
+                {"domain": domain, "block": block, "changed": changed, "protected": 1 - changed}
+            )
+    return pd.DataFrame(rows)
+
+
+def expert_load(probes: Probes, *, step: int | None = None, tower: str = "image") -> pd.DataFrame:
+    """How evenly a domain spreads over the experts.
+
+    Returns:
+        columns domain, status, block, used (experts with any choice), largest (share of the busiest
+        one), entropy (of the shares, divided by log of the number of experts: 0 = one expert does
+        everything, 1 = all do the same).
+    """
+    use = expert_use(probes, step=step, tower=tower)
+    rows = []
+    for (domain, status, block), group in use.groupby(["domain", "status", "block"], sort=False):
+        shares = group["share"].to_numpy()
+        active = shares[shares > 0]
+        entropy = float(-(active * np.log(active)).sum() / np.log(len(shares)))
+        known = np.isfinite(shares).all()
+        row = {"domain": domain, "status": status, "block": block, "used": len(active)}
+        row["largest"] = float(shares.max()) if known else float("nan")
+        rows.append(row | {"entropy": entropy if known else float("nan")})
+    return pd.DataFrame(rows)

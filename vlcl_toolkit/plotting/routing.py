@@ -1,0 +1,163 @@
+"""Which route images take and which experts work: decisions, thresholds, batches, experts."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from vlcl_toolkit.plotting.interference import heat
+from vlcl_toolkit.plotting.style import (
+    INK,
+    PERCENT,
+    QUIET,
+    domain_colour,
+    domain_marker,
+    in_style,
+)
+
+
+@in_style
+def decision_matrix(decisions: pd.DataFrame, ax: Axes) -> Axes:
+    """True domain by chosen route, percent of the domain's images; frames mark the right route.
+
+    Args:
+        decisions: of `decisions`.
+    """
+    table = decisions.pivot(index="domain", columns="route", values="share")
+    rows, columns = (list(dict.fromkeys(decisions[name])) for name in ("domain", "route"))
+    table = table.loc[rows, columns]
+    heat(ax, table, "Blues", numbers="{:.0f}").set_clim(0, 100)
+    for _, cell in decisions[decisions["own"]].iterrows():
+        _frame(ax, columns.index(cell["route"]), rows.index(cell["domain"]))
+    status = decisions.drop_duplicates("domain").set_index("domain")["status"]
+    ax.set_yticks(range(len(rows)), [f"{name} ({status[name]})" for name in rows])
+    ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    ax.set_ylabel("true domain")
+    ax.set_xlabel("chosen route (percent of the domain's images; frame: the right one)")
+    return ax
+
+
+@in_style
+def threshold_curves(
+    sweep: pd.DataFrame, ax: Axes, *, now: float | int | None = None, relative: bool = False
+) -> Axes:
+    """Accuracy of every domain over the selector's threshold; dashed: domains not learned.
+
+    Args:
+        sweep: of `threshold_sweep`.
+        now: the threshold of the run, drawn as a line.
+        relative: thresholds are multiples of the run's own.
+    """
+    for domain, rows in sweep.groupby("domain", sort=False):
+        name, status = str(domain), rows["status"].iloc[0]
+        look: dict[str, Any] = {
+            "color": domain_colour(name),
+            "marker": domain_marker(name),
+            "ms": 4,
+        }
+        ls = "-" if status in ("learned", "current") else "--"
+        ax.plot(rows["threshold"], rows["accuracy"], ls=ls, label=f"{name} ({status})", **look)
+    mean = sweep.groupby("threshold")["accuracy"].mean()
+    ax.plot(mean, color=INK, lw=3, label="mean of all")
+    if now is not None:
+        ax.axvline(now, color=QUIET, ls=":", label="threshold of the run")
+    ax.set_xlabel(
+        "threshold / the run's own (0: every image takes the frozen network)"
+        if relative
+        else "threshold: reconstruction error above which an image is of no task"
+    )
+    ax.set_ylabel(PERCENT)
+    ax.grid(True, axis="y")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+@in_style
+def batch_mix_curves(mix: pd.DataFrame, ax: Axes, *, domain: str) -> Axes:
+    """Accuracy on one domain over its share of the test batch: deciding together, or each alone.
+
+    Args:
+        mix: of `batch_mix` for `domain`.
+    """
+    for decision, rows in mix.groupby("decision", sort=False):
+        together = decision == "batch"
+        ax.plot(
+            rows["share"],
+            rows["accuracy"],
+            color=domain_colour(domain) if together else INK,
+            ls="-" if together else "--",
+            marker=domain_marker(domain) if together else "",
+            label="the batch decides together" if together else "each image decides alone",
+        )
+    ax.set_xlim(0, 103)
+    ax.set_xlabel(f"{domain}'s share of the test batch (percent)")
+    ax.set_ylabel(f"accuracy on {domain}\n(percent, higher is better)")
+    ax.grid(True, axis="y")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+@in_style
+def expert_use_heat(use: pd.DataFrame, ax: Axes, *, block: int | None = None) -> Axes:
+    """Domains by experts: share of a domain's choices in one block, percent.
+
+    Args:
+        use: of `expert_use`.
+        block: from 1; None: the last.
+    """
+    chosen = use["block"].max() if block is None else block
+    rows = use[use["block"] == chosen]
+    table = 100 * rows.pivot(index="domain", columns="expert", values="share")
+    heat(ax, table.loc[list(dict.fromkeys(rows["domain"]))], "Greens", numbers="{:.0f}").set_clim(
+        0, 100
+    )
+    ax.set_xlabel(f"expert of block {chosen} (percent of the domain's choices)")
+    return ax
+
+
+@in_style
+def expert_overlap_heat(overlap: pd.DataFrame, ax: Axes) -> Axes:
+    """Domains by domains: experts they share, mean over blocks; 1 = the same use.
+
+    Args:
+        overlap: of `expert_overlap`.
+    """
+    names = list(dict.fromkeys(overlap["domain"]))
+    table = overlap.pivot_table(index="domain", columns="other", values="overlap", dropna=False)
+    heat(ax, table.reindex(index=names, columns=names), "Purples", numbers="{:.2f}").set_clim(0, 1)
+    ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    ax.set_xlabel("overlap of expert use (0 = none in common, 1 = the same)")
+    return ax
+
+
+@in_style
+def freezing_bars(protection: pd.DataFrame, ax: Axes) -> Axes:
+    """Share of each task's choices that fall on experts later tasks left alone, mean over blocks.
+
+    Args:
+        protection: of `freezing_protects`.
+    """
+    groups = protection.groupby("domain", sort=False)["protected"]
+    mean, low, high = 100 * groups.mean(), 100 * groups.min(), 100 * groups.max()
+    places = np.arange(len(mean))
+    ax.bar(places, mean, color=[domain_colour(str(name)) for name in mean.index], width=0.7)
+    ax.vlines(places, low, high, color=INK, lw=1.5)
+    for place, value in zip(places, mean, strict=True):
+        if np.isfinite(value):
+            ax.annotate(f"{value:.0f}", (place, 2), ha="center", color="white", weight="bold")
+    ax.set_xticks(places, list(mean.index), rotation=20, ha="right")
+    ax.set_ylim(0, 105)
+    ax.set_xlabel("task, in the order learned (line: from the worst block to the best)")
+    ax.set_ylabel("choices on experts that later tasks\nleft alone (percent, higher is better)")
+    return ax
+
+
+def _frame(ax: Axes, column: int, row: int) -> None:
+    ax.plot(
+        [column - 0.47, column + 0.47, column + 0.47, column - 0.47, column - 0.47],
+        [row - 0.45, row - 0.45, row + 0.45, row + 0.45, row - 0.45],
+        color="#D55E00",
+        lw=2.2,
+        clip_on=False,
+    )
