@@ -1,0 +1,192 @@
+"""Maps of features, and the numbers that belong beside them."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+
+from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, domain_marker, in_style
+
+# What can be drawn over the steps, with its unit and direction.
+MEASURES = {
+    "length": "distance moved\n(0 = stayed, of 2 at most)",
+    "common": "common movement\n(0 = stayed, of 2 at most)",
+    "kept": "nearest neighbours kept\n(share, higher is better)",
+    "silhouette": "silhouette of the classes\n(−1 to 1, higher is better)",
+    "nearest_mean": "nearest to own class mean\n(percent, higher is better)",
+    "changed": "predictions changed\n(percent of images)",
+    "broken": "right before, wrong now\n(percent, lower is better)",
+    "repaired": "wrong before, right now\n(percent, higher is better)",
+    "accuracy": "accuracy\n(percent, higher is better)",
+    "change": "change of accuracy (points\nagainst the frozen backbone)",
+}
+
+
+@in_style
+def feature_map(
+    positions: pd.DataFrame,
+    ax: Axes,
+    *,
+    step: int,
+    domain: str | None = None,
+    quality: pd.DataFrame | None = None,
+    trails: bool = True,
+) -> Axes:
+    """One step of a map: a dot per image, a large marker per class text, limits the same at every step.
+
+    Args:
+        positions: of `analysis.feature_map` or `analysis.feature_film`, all steps.
+        step: the one to show.
+        domain: show one domain in full colour, coloured by class and with its class texts named; the
+            others in grey. By default each domain has its colour.
+        quality: of `analysis.map_quality`; its numbers are written below the map.
+        trails: a line from where the frozen backbone has the middle of each domain to where it is.
+    """
+    names = list(dict.fromkeys(positions["domain"]))
+    now = positions[positions["step"] == step]
+    for name in names:
+        points = now[now["domain"] == name]
+        images, texts = (points[points["kind"] == kind] for kind in ("image", "class"))
+        if domain is None or name == domain:
+            _dots(ax, images, name, by_class=domain is not None)
+            _anchors(ax, texts, name, by_class=domain is not None)
+        else:
+            ax.scatter(images["x"], images["y"], s=10, color="#dcdcdc", lw=0, zorder=1)
+    if trails and step:
+        for name in names if domain is None else [domain]:
+            _trail(ax, positions, name, step)
+    for axis, column in (("x", "x"), ("y", "y")):
+        low, high = positions[column].min(), positions[column].max()
+        room = 0.06 * (high - low)
+        getattr(ax, f"set_{axis}lim")(low - room, high + room)
+        getattr(ax, f"set_{axis}ticks")([])
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_color("#dddddd")
+    after = str(now["after"].iloc[0])
+    ax.set_title("frozen backbone" if step == 0 else f"after {after}")
+    if quality is not None:
+        ax.set_xlabel(_quality(quality, step), fontsize=10, color=INK)
+    if domain is None:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2, markerscale=1.6)
+    return ax
+
+
+@in_style
+def curves_by_step(
+    frame: pd.DataFrame, ax: Axes, *, value: str, chance: float | int | None = None
+) -> Axes:
+    """A number over the steps, a line per domain: thin until it is learned, thick from then on.
+
+    Held-out domains are dashed.
+
+    Args:
+        frame: columns step, after, domain, status and `value`; of `shift_length` (one kind),
+            `neighbours_kept`, `class_separation`, `flips` or `unseen_accuracy`.
+        value: column to draw.
+        chance: what chance gives, as a dotted line.
+    """
+    ends = {}
+    for name, points in frame.groupby("domain", sort=False):
+        domain = str(name)
+        held_out = (points["status"] == "held-out").all()
+        look: dict[str, Any] = {"color": domain_colour(domain), "ls": "--" if held_out else "-"}
+        steps, values = points["step"].to_numpy(), points[value].to_numpy(float)
+        ax.plot(steps, values, lw=1.2, marker=domain_marker(domain), ms=5, clip_on=False, **look)
+        trained = points["status"].isin(["learned", "current"]).to_numpy()
+        if trained.any():
+            ax.plot(steps[trained], values[trained], lw=3.2, clip_on=False, **look)
+        known = np.isfinite(values).nonzero()[0]
+        if len(known):
+            ends[domain] = (float(steps[known[-1]]), float(values[known[-1]]))
+    if chance is not None:
+        ax.axhline(chance, color=QUIET, ls=":", lw=1.5)
+        ax.text(0, chance, " by chance", va="bottom", fontsize=10, color=QUIET)
+    _name_ends(ax, ends)
+    labels = frame.drop_duplicates("step").sort_values("step")
+    names = ["frozen" if step == 0 else after for step, after in labels[["step", "after"]].values]
+    crowded = sum(map(len, names)) > 34
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
+    ax.set_xticks(labels["step"], names, fontsize=11, **turned)
+    ax.set_xlabel("learned last (thick: learned already; dashed: never learned)", fontsize=10)
+    ax.set_ylabel(MEASURES.get(value, value))
+    ax.grid(True, axis="y")
+    return ax
+
+
+def _dots(ax: Axes, images: pd.DataFrame, name: str, *, by_class: bool) -> None:
+    look: dict[str, Any] = {"s": 16, "lw": 0, "alpha": 0.6, "zorder": 2}
+    if not by_class:
+        marker = domain_marker(name)
+        ax.scatter(
+            images["x"], images["y"], color=domain_colour(name), marker=marker, label=name, **look
+        )
+        return
+    for label, points in images.groupby("label"):
+        ax.scatter(points["x"], points["y"], color=class_colour(int(label)), **look)
+
+
+def _anchors(ax: Axes, texts: pd.DataFrame, name: str, *, by_class: bool) -> None:
+    for text in texts.itertuples():
+        colour = class_colour(text.label) if by_class else domain_colour(name)
+        size = 13 if by_class else 9
+        ax.plot(text.x, text.y, "*", color=colour, mec=INK, mew=0.8, ms=size, zorder=4)
+        if by_class:
+            place = {"textcoords": "offset points", "zorder": 5, "fontsize": 10}
+            shown = ax.annotate(text.class_name, (text.x, text.y), (6, 4), **place)
+            shown.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+            shown.set_clip_on(True)
+
+
+def _trail(ax: Axes, positions: pd.DataFrame, name: str, step: int) -> None:
+    images = positions[(positions["domain"] == name) & (positions["kind"] == "image")]
+    middle = images[images["step"] <= step].groupby("step")[["x", "y"]].mean()
+    ax.plot(middle["x"], middle["y"], color="white", lw=4.5, zorder=3, solid_capstyle="round")
+    ax.plot(middle["x"], middle["y"], color=domain_colour(name), lw=2, zorder=3)
+    ax.plot(*middle.iloc[0], "o", color="white", mec=domain_colour(name), mew=2, ms=6, zorder=3)
+
+
+def class_colour(label: int) -> str:
+    """A colour for a class inside one domain; after eight classes they come again."""
+    return _CLASSES[label % len(_CLASSES)]
+
+
+# Okabe and Ito's palette again: here the domain is known, and classes are what is told apart.
+_CLASSES = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#555555",
+)
+
+
+def _quality(quality: pd.DataFrame, step: int) -> str:
+    row = quality[quality["step"] == step].iloc[0]
+    lines = [
+        f"trustworthiness {row['trustworthiness']:.2f}",
+        f"neighbours kept {row['kept']:.2f} (by chance {row['by_chance']:.2f})",
+    ]
+    if np.isfinite(row["anchors_agree"]):
+        lines.append(f"nearest text is the prediction: {row['anchors_agree']:.0f}%")
+    return "\n".join([lines[0] + " · " + lines[1], *lines[2:]])
+
+
+def _name_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
+    """Name curves at their last point, pushed apart so that no two names overlap."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high)  # names do not move the limits
+    order = sorted(ends, key=lambda name: ends[name][1])
+    right = max((step for step, _ in ends.values()), default=1.0)
+    gap, floor = 0.075 * (high - low), -np.inf
+    for name in order:
+        step, value = ends[name]
+        height = max(value, floor)
+        floor = height + gap
+        colour = domain_colour(name)
+        ax.plot([step, right * 1.03], [value, height], color=colour, lw=0.8, clip_on=False)
+        ax.text(right * 1.05, height, name, va="center", fontsize=11)

@@ -1,0 +1,120 @@
+"""What the order of the tasks decides."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from vlcl_toolkit.plotting.differences import difference_cells
+from vlcl_toolkit.plotting.style import (
+    INK,
+    QUIET,
+    domain_colour,
+    in_style,
+    method_colour,
+    method_marker,
+)
+
+
+@in_style
+def order_spread(
+    scores: pd.DataFrame, ax: Axes, *, columns: Sequence[str] = ("transfer", "average", "last")
+) -> Axes:
+    """Scores over task orders: a marker per order (mean of its seeds), a bar from worst to best run.
+
+    Args:
+        scores: of `analysis.order_scores`; interrupted runs, which have no scores, are not drawn.
+        columns: the scores to show, left to right.
+    """
+    methods = list(dict.fromkeys(scores["method"]))
+    width = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        runs = scores[scores["method"] == method]
+        means = runs.groupby("order", sort=False)[list(columns)].mean()
+        label = f"{method} ({len(means)} order{'s' if len(means) > 1 else ''}, {len(runs)} runs)"
+        colour = method_colour(method)
+        for place, column in enumerate(columns):
+            x = place + (number + 0.5) * width - 0.4
+            known = means[column].dropna()
+            if known.empty:
+                continue
+            low, high = runs[column].min(), runs[column].max()
+            ax.plot([x, x], [low, high], color=colour, lw=9, alpha=0.25, solid_capstyle="butt")
+            look: dict[str, Any] = {"marker": method_marker(method), "ls": "none", "ms": 7}
+            name = label if place == 0 else None
+            ax.plot(np.full(len(known), x), known, color=colour, label=name, **look)
+            above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
+            ax.annotate(f"{high - low:.1f}", (x, high), (0, 7), **above)
+    ax.set_xticks(range(len(columns)), [column.capitalize() for column in columns])
+    ax.set_xlim(-0.5, len(columns) - 0.5)
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlabel("number: points from the worst run to the best", fontsize=10)
+    ax.set_ylabel("score (percent)")
+    ax.grid(True, axis="y")
+    ax.margins(y=0.15)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+@in_style
+def order_ranking(scores: pd.DataFrame, ax: Axes, *, column: str = "transfer") -> Axes:
+    """Task orders from the best to the worst, each as a strip of its domains' colours and its score.
+
+    Args:
+        scores: of `analysis.order_scores`, of one method.
+        column: score to rank by, percent.
+    """
+    means = scores.groupby("order", sort=False)[column].agg(["mean", "min", "max"]).dropna()
+    means = means.sort_values("mean", ascending=column == "forgetting", kind="stable")
+    low, high = (float(means["min"].min()), float(means["max"].max())) if len(means) else (0.0, 1.0)
+    span = max(high - low, 1.0)
+    most = max((len(str(order).split(",")) for order in means.index), default=1)
+    cell = 0.09 * span
+    start = low - 0.15 * span - most * cell
+    for row, (order, values) in enumerate(means.iterrows()):
+        for place, name in enumerate(str(order).split(",")):
+            corner = (start + place * cell, row - 0.36)
+            ax.add_patch(Rectangle(corner, 0.94 * cell, 0.72, color=domain_colour(name)))
+        ax.plot([values["min"], values["max"]], [row, row], color=QUIET, lw=5, alpha=0.5)
+        ax.plot(values["mean"], row, "o", color=INK)
+        ax.text(high + 0.06 * span, row, f"{values['mean']:.1f}", va="center")
+    names = sorted({name for order in means.index for name in str(order).split(",")})
+    for name in names:
+        ax.plot([], [], "s", color=domain_colour(name), ms=10, label=name)
+    ax.set_xlim(start - 0.02 * span, high + 0.28 * span)
+    ax.set_ylim(len(means) - 0.4, -0.6)
+    ax.set_yticks([])
+    ticks = [tick for tick in ax.get_xticks() if low - 0.1 * span <= tick <= high + 0.05 * span]
+    ax.set_xticks(ticks)
+    ax.spines.left.set_visible(False)
+    better = "lower" if column == "forgetting" else "higher"
+    ax.set_xlabel(f"{column.capitalize()} (percent, {better} is better; bar: worst to best seed)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+@in_style
+def pair_effects(matrix: pd.DataFrame, ax: Axes, *, limit: float | int | None = None) -> Axes:
+    """Which domains hurt each other: a row per domain learned, a column per domain affected.
+
+    Args:
+        matrix: of `analysis.pair_matrix`, points; nan: no such case.
+        limit: points that get the strongest colour; by default the largest change. Give two pictures
+            the same to compare them.
+    """
+    largest = float(
+        np.abs(matrix.to_numpy(float)[np.isfinite(matrix.to_numpy(float))]).max(initial=0)
+    )
+    difference_cells(matrix, ax, limit=limit or max(largest, 1.0))
+    ax.set_ylabel("while learning …")
+    ax.set_xlabel("… accuracy of this domain changes by (points)")
+    for axis, names in ((0, matrix.columns), (1, matrix.index)):
+        for place, name in enumerate(names):
+            corner = (place + 0.03, -0.07) if axis == 0 else (-0.07, place + 0.03)
+            size = (0.94, 0.07) if axis == 0 else (0.07, 0.94)
+            bar = Rectangle(corner, *size, color=domain_colour(str(name)), clip_on=False)
+            ax.add_patch(bar)
+    return ax
