@@ -23,7 +23,9 @@ def method_comparison(
     """
     methods = list(dict.fromkeys(scores["method"]))
     width = 0.8 / len(methods)
-    above: dict[str, Any] = {"textcoords": "offset points", "ha": "center"}
+    # Side by side as long as there is room; else upright.
+    upright = 90 if len(methods) > 4 else 0
+    above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "rotation": upright}
     for number, method in enumerate(methods):
         runs = scores[scores["method"] == method]
         places = np.arange(len(columns)) + (number + 0.5) * width - 0.4
@@ -45,7 +47,7 @@ def method_comparison(
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("score (percent, higher is better)")
     ax.grid(True, axis="y")
-    ax.margins(y=0.12)
+    ax.margins(y=0.16 if upright else 0.12)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
