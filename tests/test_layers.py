@@ -14,6 +14,7 @@ LAYERS = [
     {"methods", "recipes"},
     {
         "evaluation",
+        "memory",
         "results",
         "events",
         "interrupts",

@@ -28,7 +28,7 @@ class RunResult:
         metrics: "transfer", "average", "last", "forgetting".
         history: one line per step: task, step, learning_rate, loss and its terms.
         trainable_parameters: largest number trained in one task. `total_parameters`: all.
-        seconds: "train", "evaluate". `peak_memory_mib`: of the process (CPU) or the GPU.
+        seconds: "train", "evaluate". `peak_memory_mib`: of the process (CPU) or the GPU while it ran.
         complete: False for an interrupted run; the same `run` call goes on with it.
     """
 

@@ -4,8 +4,6 @@
 """
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +16,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.evaluation import accuracy
 from vlcl_toolkit.events import Event, RowEvent, StepEvent, StopRun
 from vlcl_toolkit.interrupts import DelayedInterrupt
+from vlcl_toolkit.memory import forget_peak_memory, peak_memory_mib
 from vlcl_toolkit.methods import Method
 from vlcl_toolkit.probes.recorder import Recorder
 from vlcl_toolkit.results import accuracy_csv, accuracy_record
@@ -75,6 +74,7 @@ class Session:
         self.progress = Progress(**saved)
         folder.history.rewind(self.progress.history)
         self._saved_at = self.progress.position if self.checkpoint else -1
+        forget_peak_memory(method.clip.device)
         self._clock = time.perf_counter()
 
     # Restoring, in the order in which the loop can take it up again.
@@ -213,7 +213,7 @@ class Session:
             "trainable_parameters": done.trainable_parameters,
             "total_parameters": done.total_parameters,
             "seconds": done.seconds,
-            "peak_memory_mib": _peak_memory_mib(self.method.clip.device),
+            "peak_memory_mib": peak_memory_mib(self.method.clip.device),
             "complete": complete,
         }
         self.folder.write_results(record, accuracy_csv(names, done.rows))
@@ -229,10 +229,3 @@ class Session:
         now = time.perf_counter()
         self.progress.seconds[what] += now - self._clock
         self._clock = now
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
