@@ -1,10 +1,10 @@
 """The peak of a run is its own."""
 
-import sys
+import os
 
 import torch
 
-from vlcl_toolkit.memory import forget_peak_memory, peak_memory_mib
+from vlcl_toolkit.memory import _FORGET, forget_peak_memory, peak_memory_mib
 
 CPU = torch.device("cpu")
 
@@ -17,4 +17,4 @@ def test_a_peak_is_remembered_until_it_is_forgotten():
     del large
     assert peak_memory_mib(CPU) > before + 50
     forget_peak_memory(CPU)
-    assert (peak_memory_mib(CPU) < before + 30) == (sys.platform == "linux")
+    assert (peak_memory_mib(CPU) < before + 30) == os.access(_FORGET, os.W_OK)
