@@ -4,9 +4,11 @@ from vlcl_toolkit.analysis.comparison import gains
 from vlcl_toolkit.analysis.decisions import (
     batch_mix,
     calibration,
-    decisions,
+    route_decisions,
     threshold_sweep,
 )
+from vlcl_toolkit.analysis.feature_maps import feature_film, feature_map, map_quality
+from vlcl_toolkit.analysis.feature_shift import class_separation, neighbours_kept, shift_length
 from vlcl_toolkit.analysis.interference import (
     attention_to_prompts,
     drift_by_block,
@@ -14,30 +16,68 @@ from vlcl_toolkit.analysis.interference import (
     lost_predictions,
     parameter_path,
 )
+from vlcl_toolkit.analysis.orders import (
+    order_scores,
+    order_spread,
+    pair_changes,
+    pair_effects,
+    pair_matrix,
+)
+from vlcl_toolkit.analysis.predictions import (
+    class_accuracy,
+    confusion,
+    confusion_drift,
+    first_to_break,
+    flips,
+    margins,
+)
 from vlcl_toolkit.analysis.routing import (
     expert_load,
     expert_overlap,
     expert_use,
     freezing_protects,
 )
-from vlcl_toolkit.analysis.zero_shot import chance, forgotten_tasks, forgotten_zero_shot
+from vlcl_toolkit.analysis.zero_shot import (
+    chance,
+    forgotten_tasks,
+    forgotten_zero_shot,
+    unseen_accuracy,
+)
 
 __all__ = [
     "attention_to_prompts",
     "batch_mix",
     "calibration",
     "chance",
-    "decisions",
+    "class_accuracy",
+    "class_separation",
+    "confusion",
+    "confusion_drift",
     "drift_by_block",
     "drift_over_steps",
     "expert_load",
     "expert_overlap",
     "expert_use",
+    "feature_film",
+    "feature_map",
+    "first_to_break",
+    "flips",
     "forgotten_tasks",
     "forgotten_zero_shot",
     "freezing_protects",
     "gains",
     "lost_predictions",
+    "map_quality",
+    "margins",
+    "neighbours_kept",
+    "order_scores",
+    "order_spread",
+    "pair_changes",
+    "pair_effects",
+    "pair_matrix",
     "parameter_path",
+    "route_decisions",
+    "shift_length",
     "threshold_sweep",
+    "unseen_accuracy",
 ]

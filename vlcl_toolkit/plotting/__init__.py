@@ -8,6 +8,8 @@ from vlcl_toolkit.plotting.accuracy import (
     unseen_accuracy,
 )
 from vlcl_toolkit.plotting.comparison import learning_rate_curves, method_comparison, trade_off
+from vlcl_toolkit.plotting.differences import difference_cells
+from vlcl_toolkit.plotting.feature_shift import curves_by_step, feature_map
 from vlcl_toolkit.plotting.images import (
     class_probabilities,
     domain_examples,
@@ -22,6 +24,7 @@ from vlcl_toolkit.plotting.interference import (
     lost_prediction_bars,
     parameter_path_lines,
 )
+from vlcl_toolkit.plotting.orders import order_ranking, order_spread, pair_effects
 from vlcl_toolkit.plotting.pretraining import pretraining_loss, pretraining_zero_shot
 from vlcl_toolkit.plotting.routing import (
     batch_mix_curves,
@@ -41,6 +44,7 @@ from vlcl_toolkit.plotting.style import (
     use_style,
 )
 from vlcl_toolkit.plotting.weight_path import weight_path_curves
+from vlcl_toolkit.plotting.zero_shot import class_breaking, confusion_change, margin_histogram
 
 __all__ = [
     "accuracy_bars",
@@ -48,8 +52,12 @@ __all__ = [
     "accuracy_matrix",
     "attention_lines",
     "batch_mix_curves",
+    "class_breaking",
     "class_probabilities",
+    "confusion_change",
+    "curves_by_step",
     "decision_matrix",
+    "difference_cells",
     "domain_colour",
     "domain_examples",
     "domain_marker",
@@ -57,15 +65,20 @@ __all__ = [
     "drift_lines",
     "expert_overlap_heat",
     "expert_use_heat",
+    "feature_map",
     "freezing_bars",
     "image_grid",
     "learning_rate_curves",
     "lost_prediction_bars",
+    "margin_histogram",
     "method_colour",
     "method_comparison",
     "method_marker",
     "new_figure",
+    "order_ranking",
+    "order_spread",
     "order_strip",
+    "pair_effects",
     "parameter_path_lines",
     "pretraining_loss",
     "pretraining_zero_shot",

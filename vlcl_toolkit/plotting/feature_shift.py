@@ -32,7 +32,7 @@ def feature_map(
     step: int,
     domain: str | None = None,
     quality: pd.DataFrame | None = None,
-    trails: bool = True,
+    trails: bool = False,
 ) -> Axes:
     """One step of a map: a dot per image, a large marker per class text, limits the same at every step.
 
@@ -43,6 +43,7 @@ def feature_map(
             others in grey. By default each domain has its colour.
         quality: of `analysis.map_quality`; its numbers are written below the map.
         trails: a line from where the frozen backbone has the middle of each domain to where it is.
+            Only for PCA: on a UMAP the middle of several islands is no place.
     """
     names = list(dict.fromkeys(positions["domain"]))
     now = positions[positions["step"] == step]

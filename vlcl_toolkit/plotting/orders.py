@@ -110,11 +110,15 @@ def pair_effects(matrix: pd.DataFrame, ax: Axes, *, limit: float | int | None = 
     )
     difference_cells(matrix, ax, limit=limit or max(largest, 1.0))
     ax.set_ylabel("while learning …")
-    ax.set_xlabel("… accuracy of this domain changes by (points)")
-    for axis, names in ((0, matrix.columns), (1, matrix.index)):
-        for place, name in enumerate(names):
-            corner = (place + 0.03, -0.07) if axis == 0 else (-0.07, place + 0.03)
-            size = (0.94, 0.07) if axis == 0 else (0.07, 0.94)
-            bar = Rectangle(corner, *size, color=domain_colour(str(name)), clip_on=False)
-            ax.add_patch(bar)
+    ax.set_xlabel("… accuracy changes (points)")
+    # A strip of the domains' colours along both sides, a fixed share of the axes wide.
+    for place, name in enumerate(matrix.columns):
+        look: dict[str, Any] = {"color": domain_colour(str(name)), "clip_on": False}
+        above = ax.get_xaxis_transform()
+        ax.add_patch(Rectangle((place + 0.03, 1.01), 0.94, 0.015, transform=above, **look))
+    for place, name in enumerate(matrix.index):
+        look = {"color": domain_colour(str(name)), "clip_on": False}
+        beside = ax.get_yaxis_transform()
+        ax.add_patch(Rectangle((-0.02, place + 0.03), 0.015, 0.94, transform=beside, **look))
+    ax.tick_params(axis="y", pad=9)
     return ax

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from vlcl_toolkit.plotting.differences import difference_cells
 from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, in_style
@@ -25,7 +26,7 @@ def margin_histogram(margins: pd.DataFrame, ax: Axes, *, domain: str, step: int)
     low, high = (table["margin"].min(), table["margin"].max())
     edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1.5)
     looks: dict[int, dict[str, Any]] = {
-        step: {"color": domain_colour(domain), "alpha": 0.75},
+        step: {"color": domain_colour(domain), "alpha": 0.5},
         0: {"histtype": "step", "color": INK, "lw": 2},
     }
     for which, look in looks.items():
@@ -33,13 +34,14 @@ def margin_histogram(margins: pd.DataFrame, ax: Axes, *, domain: str, step: int)
         name = "frozen backbone" if which == 0 else f"after {shown['after'].iloc[0]}"
         label = f"{name}: {100 * shown['right'].mean():.0f}% right"
         ax.hist(shown["margin"], edges, label=label, **look)
-    ax.axvline(0, color=INK, lw=1.2, ls="--")
+    ax.axvline(0, ymax=0.75, color=INK, lw=1.2, ls="--")
     ax.set_xlabel(
         "margin of the right class over the best wrong one (logits)\n← wrong      right →"
     )
     ax.set_ylabel(f"images of {domain}")
     ax.grid(True, axis="y")
-    ax.margins(y=0.3)
+    ax.set_ylim(top=1.35 * ax.get_ylim()[1])
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="upper left", fontsize=11)
     return ax
 

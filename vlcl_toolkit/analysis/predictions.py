@@ -80,7 +80,7 @@ def first_to_break(classes: pd.DataFrame, share: float | int = 0.5) -> pd.DataFr
     Returns:
         one row per class, those that break first on top, then by the points lost. Columns: domain,
         class_name, images, frozen (percent), margin (mean of the frozen backbone, logit units:
-        small ones break easily), broken_step, broken_after (<NA> and None: not broken), lowest
+        small ones break easily), broken_step, broken_after (missing: not broken), lowest
         (percent, at its worst), lost (points, frozen minus lowest).
 
     Raises:
