@@ -234,7 +234,7 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:
 
 
 def figures(out: Path = Path("figures")) -> None:
-    """Rebuild the gallery of figures from runs on the embedded stream (half an hour; finished runs are not repeated).
+    """Rebuild the gallery of figures from runs on the embedded stream (an hour; finished runs are not repeated).
 
     Args:
         out: Folder of the gallery.

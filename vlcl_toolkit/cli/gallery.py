@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vlcl_toolkit.analysis.comparison import score_table
+from vlcl_toolkit.cli.gallery_inside import inside_figures, pair_figure
 from vlcl_toolkit.clip import load_clip
 from vlcl_toolkit.experiments import compare, search
 from vlcl_toolkit.files import data_path, make_folder, write_atomic
@@ -18,7 +19,7 @@ from vlcl_toolkit.plotting.style import new_figure, to_png
 from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.registry import load_stream
 
-GALLERY_METHODS, GALLERY_SEEDS = ("zero_shot", "finetune"), (0, 1, 2)
+GALLERY_SEEDS = (0, 1, 2)
 LEARNING_RATES, ORDERS = (2e-4, 2.8e-4, 4e-4, 5.6e-4, 8e-4), ("default", "reversed")
 
 
@@ -42,7 +43,7 @@ def write_comparison(
 def write_gallery(folder: Path) -> list[Path]:
     """Run what the gallery shows on the embedded stream (finished runs are not repeated) and draw it."""
     stream, clip = load_stream("mini"), load_clip("mini")
-    results = compare(GALLERY_METHODS, stream, clip, seeds=GALLERY_SEEDS, jobs=None)
+    results = compare(["all"], stream, clip, seeds=GALLERY_SEEDS, jobs=None)
     paths = write_comparison(folder, results, score_table(results))
     tasks = (*stream, *stream.held_out)
     figure, ax = new_figure(width=9, height=9.5)
@@ -67,6 +68,12 @@ def write_gallery(folder: Path) -> list[Path]:
         score_table(tried, "learning_rate"), ax, frozen_transfer=frozen_transfer(tried)
     )
     pictures["learning_rate.png"] = to_png(figure)
+    finetune = {r.folder: r for r in (*results, *tried) if r.method == "finetune"}.values()
+    recipe = next(iter(finetune)).config["method_config"]
+    pictures["pairs.png"] = pair_figure(
+        [r for r in finetune if r.config["method_config"] == recipe]
+    )
+    pictures |= inside_figures(stream, clip)
     return paths + _write(folder, pictures)
 
 
