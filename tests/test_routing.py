@@ -12,7 +12,7 @@ from vlcl_toolkit.analysis.decisions import (
     batch_mix,
     calibration,
     choose_routes,
-    decisions,
+    route_decisions,
     threshold_sweep,
 )
 from vlcl_toolkit.analysis.routing import (
@@ -84,7 +84,7 @@ def test_decisions_of_known_routes():
         "route/h": np.array([2, 2, 2, 2]),
     }
     probes = Probes({2: step}, ["a", "b"], ["h"])
-    table = decisions(probes).set_index(["domain", "route"])
+    table = route_decisions(probes).set_index(["domain", "route"])
     assert table["share"].to_dict()["a", "a"] == 75
     assert table["share"].to_dict()["b", "frozen"] == 50
     assert table.index[table["own"]].tolist() == [("a", "a"), ("b", "b"), ("h", "frozen")]
@@ -167,7 +167,7 @@ def test_batch_mix_of_known_votes():
 def test_missing_routes_name_probe_and_command(tmp_path: Path):
     probes = record("finetune", tmp_path).probes
     message = r"vlcl run --probes --method finetune"
-    for analysis in (decisions, expert_use, calibration, freezing_protects):
+    for analysis in (route_decisions, expert_use, calibration, freezing_protects):
         with pytest.raises(UserError, match=message):
             analysis(probes)
     with pytest.raises(UserError, match=rf"'thresholds'.*{message}"):
@@ -178,7 +178,7 @@ def test_plots(moe, tmp_path: Path):
     probes = moe.probes
     mix = batch_mix(probes, "pets", shares=[10, 100])
     frames: list[tuple] = [
-        (decision_matrix, decisions(probes), {}),
+        (decision_matrix, route_decisions(probes), {}),
         (threshold_curves, threshold_sweep(probes, [0, 1, 2], relative=True), {"now": 1}),
         (batch_mix_curves, mix, {"domain": "pets"}),
         (expert_use_heat, expert_use(probes), {"block": 1}),

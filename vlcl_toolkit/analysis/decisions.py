@@ -17,7 +17,7 @@ from vlcl_toolkit.probes import Probes
 Array = np.ndarray
 
 
-def decisions(probes: Probes, *, step: int | None = None) -> pd.DataFrame:
+def route_decisions(probes: Probes, *, step: int | None = None) -> pd.DataFrame:
     """True domain against chosen route.
 
     Returns:
@@ -85,7 +85,7 @@ def threshold_sweep(
 
     Returns:
         columns threshold, domain, status, accuracy (percent of the probe images), frozen (percent
-        that takes the frozen network), right (percent on the right route, see `decisions`).
+        that takes the frozen network), right (percent on the right route, see `route_decisions`).
 
     Raises:
         UserError: the method has no threshold, or the run has no probes.

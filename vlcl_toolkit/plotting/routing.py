@@ -22,7 +22,7 @@ def decision_matrix(decisions: pd.DataFrame, ax: Axes) -> Axes:
     """True domain by chosen route, percent of the domain's images; frames mark the right route.
 
     Args:
-        decisions: of `decisions`.
+        decisions: of `route_decisions`.
     """
     table = decisions.pivot(index="domain", columns="route", values="share")
     rows, columns = (list(dict.fromkeys(decisions[name])) for name in ("domain", "route"))
