@@ -30,7 +30,9 @@ def normalize(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def encode_tokens(model: CLIP, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n dim"]:
+def encode_tokens(
+    model: CLIP, tokens: Int[Tensor, "n context"], *, whole: bool = False
+) -> Float[Tensor, "n dim"]:
     """Text features, not normalised, of token ids.
 
     The tower runs only up to the last end-of-text token of the batch: with a causal mask nothing
@@ -39,9 +41,10 @@ def encode_tokens(model: CLIP, tokens: Int[Tensor, "n context"]) -> Float[Tensor
     Args:
         model: an open_clip CLIP with a causal text tower.
         tokens: ids with the end-of-text id, the largest of each row, at the pooled position.
+        whole: run over all positions instead, as OpenAI's code does; rounding alone differs.
     """
     ends = tokens.argmax(dim=-1)
-    length = int(ends.max()) + 1
+    length = tokens.shape[1] if whole else int(ends.max()) + 1
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
     x = model.ln_final(x[torch.arange(len(x), device=x.device), ends])
@@ -58,6 +61,7 @@ class Clip:
         weights_sha256: hash of the weights' names, shapes and values, whatever file they came from.
         image_size, embed_dim: pixels of a side; dimensions of the joint space.
         holder: name of the method that is attached, or None.
+        whole_texts: run the text tower over all positions of a text; see `encode_tokens`.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Clip:
         self.eval_transform = ImageTransform(self.image_size, mean, std, augment=False)
         self.weights_sha256 = hash_weights(model)
         self.holder: str | None = None
+        self.whole_texts = False
 
     def __repr__(self) -> str:
         weights = f"{self.pretrained} {self.weights_sha256[:12]}".strip()
@@ -115,7 +120,7 @@ class Clip:
     def encode_text(self, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n dim"]:
         """Unit-norm float32 features of token ids."""
         with self.autocast():
-            features = encode_tokens(self.model, tokens)
+            features = encode_tokens(self.model, tokens, whole=self.whole_texts)
         return normalize(features.float())
 
     def class_features(

@@ -43,6 +43,20 @@ class Fixed(Draws):
         return torch.rand(like.shape, generator=torch.Generator().manual_seed(8)) >= p
 
 
+class Same(Fixed):
+    """The same draws however long the texts are."""
+
+    def keep(self, place, like, p):
+        whole = like.new_empty(*like.shape[:2], 77, like.shape[3])
+        return super().keep(place, whole, p)[:, :, : like.shape[2]]
+
+
+def in_turn(mixture, h):
+    """The official order."""
+    mixture.mode.official = True
+    return mixture(h)
+
+
 def one_by_one(mixture, h):
     """Every row through each of its experts, as in the paper."""
     mode, k = mixture.mode, mixture.top_k
@@ -79,11 +93,12 @@ def gradients(mixture):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize(("experts", "top_k"), [(22, 2), (6, 1), (6, 3), (2, 2)])
-def test_grouped_experts_are_the_experts_one_by_one(experts, top_k, dropout):
+@pytest.mark.parametrize("form", [Mixture.forward, in_turn])
+def test_grouped_experts_are_the_experts_one_by_one(experts, top_k, dropout, form):
     h = torch.randn(5, 7, 12, generator=torch.Generator().manual_seed(1))
     weights = torch.randn(5, 7, 12, generator=torch.Generator().manual_seed(2))
     results = []
-    for form in (Mixture.forward, one_by_one):
+    for form in (form, one_by_one):
         mixture = a_mixture(experts=experts, top_k=top_k, dropout=dropout)
         mixture.mode.draws = Fixed()
         x = h.clone().requires_grad_()
@@ -104,8 +119,44 @@ def test_grouped_experts_are_the_experts_one_by_one(experts, top_k, dropout):
     assert unused or experts < 22
 
 
-def test_an_expert_whose_weight_vanishes_is_not_chosen():
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_training_step_in_the_official_order_is_the_same(stream, dropout):
+    results = []
+    for computation in ("grouped", "official"):
+        clip = tiny_clip()
+        method = attached(clip, stream, dropout=dropout, computation=computation)
+        begin(method, 0, stream[0])
+        for mixture in method.towers.mixtures.values():
+            generator = torch.Generator().manual_seed(3)
+            for parameter in mixture.parameters():
+                torch.nn.init.normal_(parameter, generator=generator)
+        method.towers.mode.draws = Same()
+        images, labels = method.training_batch(stream[0], 0, 0)
+        loss = method.loss(images, labels, 0)["loss"]
+        loss.backward()
+        counts = torch.stack([m.count for m in method.towers.mixtures.values()])
+        logits = method.predict(eval_images(stream[0], clip), stream[0])
+        gradients = {n: p.grad for n, p in method.trainable().items()}
+        results.append((loss, counts, logits, gradients, clip.whole_texts))
+        method.detach()
+        assert not clip.whole_texts
+        assert all(block.attn.batch_first for block in clip.model.transformer.resblocks)
+    (loss, counts, logits, grads, whole), (*plain, plain_grads, plain_whole) = results
+    assert plain_whole and not whole
+    torch.testing.assert_close(loss, plain[0], **CLOSE)
+    assert torch.equal(counts, plain[1])
+    torch.testing.assert_close(logits, plain[2], rtol=1e-4, atol=1e-4)
+    for name, gradient in plain_grads.items():
+        if gradient is None:
+            assert grads[name] is None, name
+        else:
+            torch.testing.assert_close(grads[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_an_expert_whose_weight_vanishes_is_not_chosen(official):
     mixture = a_mixture(experts=3)
+    mixture.mode.official = official
     mixture.mode.noise = False
     with torch.no_grad():
         mixture.router_list[1].zero_()

@@ -21,15 +21,25 @@ class ExpertTowers:
         mode: what they do in the next forward passes; see `routed`.
     """
 
-    def __init__(self, model: CLIP, *, text: bool, route_by_end: bool, **settings: Any):
+    def __init__(
+        self,
+        model: CLIP,
+        *,
+        text: bool,
+        route_by_end: bool,
+        official: bool = False,
+        **settings: Any,
+    ):
         """Create the mixtures, all zero, on the model's device, and put them into its blocks.
 
         Args:
             text: whether the text tower gets experts too.
             route_by_end: prompts are routed by their end-of-text token, not by the first one.
+            official: experts one after another and attention sequence first, the official order
+                of products and sums; rounding alone differs.
             settings: experts, top_k, bottleneck, dropout, scale.
         """
-        self.mode = Mode()
+        self.mode = Mode(official=official)
         self.route_by_end = route_by_end
         self.text = text
         self.mixtures: dict[str, Mixture] = {}
@@ -50,6 +60,7 @@ class ExpertTowers:
                 mixture.to(model.positional_embedding.device)
                 self.mixtures[f"{path}.resblocks.{layer}"] = mixture
                 block.forward = partial(_forward, block, mixture)
+                block.attn.batch_first = not official
                 self._blocks.append(block)
         self._hook = model.token_embedding.register_forward_hook(self._note_ends)
 
@@ -57,6 +68,7 @@ class ExpertTowers:
         """Give the blocks their own forward back."""
         for block in self._blocks:
             del block.forward
+            block.attn.batch_first = True
         self._hook.remove()
 
     @contextlib.contextmanager
@@ -81,7 +93,7 @@ class ExpertTowers:
             )
         mode, terms = self.mode, list[Tensor]()
         mode.router, mode.training, mode.noise = router, training, noise
-        mode.one_choice = not (training or noise or self.route_by_end)
+        mode.one_choice = not (training or noise or self.route_by_end or mode.official)
         mode.balance = terms if balance else None
         try:
             yield terms
@@ -180,6 +192,12 @@ def _forward(
     attn_mask: Tensor | None = None,
 ) -> Tensor:
     # The forward of open_clip's block with one term more.
-    h = x + block.ls_1(block.attention(block.ln_1(x), k_x, v_x, attn_mask=attn_mask))
+    normed = block.ln_1(x)
+    if mixture.mode.official:
+        in_sequence = normed.transpose(0, 1).contiguous()
+        attended = block.attention(in_sequence, attn_mask=attn_mask).transpose(0, 1)
+    else:
+        attended = block.attention(normed, k_x, v_x, attn_mask=attn_mask)
+    h = x + block.ls_1(attended)
     out = h + block.ls_2(block.mlp(block.ln_2(h)))
     return out if mixture.mode.router == NO_ROUTER else out + mixture(h)

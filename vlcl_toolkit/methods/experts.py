@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
+from vlcl_toolkit.methods.experts_in_turn import experts_in_turn
+
 NO_ROUTER = -1  # the plain block: no expert takes part
 MINIMAL_SIGMA = 0.01
 _ALIGNED = 8  # sizes that grouped products take in every precision
@@ -76,6 +78,7 @@ class Mode:
         router: whose choice counts, or NO_ROUTER.
         training: dropout acts and choices are counted.
         noise: the router is noisy.
+        official: compute as the official code does, in its order; see `experts_in_turn`.
         one_choice: rows of a text batch choose alike, so the first row decides (see `forward`).
         ends: position of the token that routes, per row of a text batch; None: the first token.
         balance: load-balance terms are gathered here if it is a list.
@@ -85,6 +88,7 @@ class Mode:
     router: int = NO_ROUTER
     training: bool = False
     noise: bool = False
+    official: bool = False
     one_choice: bool = False
     ends: Tensor | None = None
     balance: list[Tensor] | None = None
@@ -160,7 +164,7 @@ class Mixture(nn.Module):
             self.count += routing.counts()
             if mode.balance is not None:
                 mode.balance.append(balance(routing))
-        return self._grouped(h, routing)
+        return self._in_turn(h, routing) if mode.official else self._grouped(h, routing)
 
     def route(self, token: Float[Tensor, "rows width"]) -> Routing:
         """Noisy top-k gating (Shazeer et al. 2017, equations 3 to 5), in float32."""
@@ -182,6 +186,15 @@ class Mixture(nn.Module):
         if self.mode.observer is not None:
             self.mode.observer(self.place, routing)
         return routing
+
+    def _in_turn(self, h: Float[Tensor, "rows tokens width"], routing: Routing) -> Tensor:
+        keep = None
+        if self.mode.training and self.dropout:
+            hidden = self.adaptmlp_list[0].down_proj.out_features
+            like = h.detach().new_empty(*routing.chosen.shape, h.shape[1], hidden)
+            keep = self.mode.draws.keep(self.place, like, self.dropout) / (1 - self.dropout)
+        chosen, weights = routing.chosen, routing.weights
+        return experts_in_turn(self.adaptmlp_list, h, chosen, weights, keep, self.scale)
 
     def _grouped(self, h: Float[Tensor, "rows tokens width"], routing: Routing) -> Tensor:
         rows, tokens = h.shape[:2]

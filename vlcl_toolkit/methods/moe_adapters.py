@@ -23,7 +23,8 @@ gradient (`unused_expert_grad="skip"`: one GPU) or a zero gradient, with which A
 it ("zero": several GPUs). `text_route="end"` routes prompts by the end-of-text token, because the
 start-of-text token knows nothing of the prompt. `balance_weight` adds the load-balance term that
 the official code computes and drops. `eval_noise` keeps routers noisy at test time, as the official
-class-incremental code does.
+class-incremental code does. `computation="official"` keeps to the order of products and sums of
+the official code, for comparisons with numbers recorded from it.
 """
 
 from collections.abc import Callable
@@ -73,12 +74,14 @@ class MoEAdapters(ExpertObservation, Method):
             self.clip.model,
             text=config.towers == "both",
             route_by_end=config.text_route == "end",
+            official=config.computation == "official",
             experts=config.experts,
             top_k=config.top_k,
             bottleneck=config.bottleneck,
             dropout=config.dropout,
             scale=config.adapter_scale,
         )
+        self.clip.whole_texts = config.computation == "official"
         self._reference: Callable[[], Reference] | None = None
         self._heads: dict[tuple[Task, int], Tensor] = {}
         self._plain_heads: dict[Task, Tensor] = {}  # they never change
@@ -86,6 +89,7 @@ class MoEAdapters(ExpertObservation, Method):
     def on_detach(self) -> None:
         """Take the experts away; CLIP's own weights were never touched."""
         self.towers.detach()
+        self.clip.whole_texts = False
         self._plain_heads.clear()
 
     def _new_selector(self) -> AutoSelector:
