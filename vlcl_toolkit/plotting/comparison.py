@@ -73,14 +73,16 @@ def trade_off(runs: pd.DataFrame, ax: Axes) -> Axes:
         label = None if run.method in named else run.method
         named.add(run.method)
         look: dict[str, Any] = {"color": method_colour(run.method), "ls": "none"}
-        edge = {"mec": INK, "mew": 2} if run.shown else {"mec": "white", "mew": 1}
+        edge = {"mec": INK, "mew": 2} if run.shown else {"mew": 0}
         marker = method_marker(run.method)
-        ax.plot(run.transfer, run.last, marker=marker, ms=12, label=label, **look, **edge)
+        ax.plot(run.transfer, run.last, marker=marker, ms=13, label=label, **look, **edge)
         place = (run.transfer, run.last)
         ax.annotate(str(number), place, (9, 6), textcoords="offset points", fontsize=11)
     ax.margins(0.15)
-    ax.set_xlabel("abilities not yet trained: Transfer\n(points against the frozen backbone)")
-    ax.set_ylabel("in the end: Last\n(points, higher is better)")
+    ax.set_xlabel(
+        "abilities not yet trained: Transfer\n(points against the frozen backbone, higher is better)"
+    )
+    ax.set_ylabel("all tasks in the end: Last\n(points, higher is better)")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 

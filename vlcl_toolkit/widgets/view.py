@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vlcl_toolkit.plotting.style import in_style, new_figure
+from vlcl_toolkit.plotting.style import in_style
 from vlcl_toolkit.widgets.errors import ErrorView, shows_errors
 from vlcl_toolkit.widgets.picture import Picture
 
@@ -46,15 +46,17 @@ def stack(figures: Sequence[tuple[str, Figure]]) -> Figure:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pictures.append(np.asarray(canvas.buffer_rgba()))
-    width = max(picture.shape[1] for picture in pictures) / 100  # a pixel is 1/100 inch
-    heights = [picture.shape[0] / 100 + 0.3 for picture in pictures]
-    whole, axes = new_figure(
-        len(figures), width=width, height=sum(heights), height_ratios=heights, squeeze=False
-    )
-    whole.set_layout_engine("constrained", w_pad=0, h_pad=0, hspace=0, wspace=0)
-    for ax, (label, _), picture in zip(axes.flat, figures, pictures, strict=True):
-        ax.imshow(picture, interpolation="none")
-        ax.set_anchor("W")
+    heading = 30  # pixels; one is 1/100 inch, and every picture keeps its own
+    width = max(picture.shape[1] for picture in pictures)
+    height = sum(picture.shape[0] + heading for picture in pictures)
+    whole = Figure(figsize=(width / 100, height / 100), dpi=100)
+    whole.set_layout_engine("none")
+    bottom = height
+    for (label, _), picture in zip(figures, pictures, strict=True):
+        bottom -= picture.shape[0] + heading
+        size = picture.shape[1] / width, picture.shape[0] / height
+        ax = whole.add_axes((0, bottom / height, *size))
+        ax.imshow(picture, interpolation="none", aspect="auto")
         ax.set_title(label)
         ax.axis("off")
     return whole
