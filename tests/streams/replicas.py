@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from . import official_names as names
+from streams import official_names as names
 
 TRAIN, VALIDATION, TEST = 3, 1, 2
 """Images per class in each official part."""

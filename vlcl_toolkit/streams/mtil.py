@@ -10,7 +10,7 @@ template. The test sets differ for 8 of 11 data sets: never compare numbers acro
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
@@ -57,7 +57,7 @@ def mtil_stream(
     name: str = "mtil",
     material: Material | None = None,
     *,
-    split: Split | None = None,
+    split: str | None = None,
     sets: Sequence[str] | None = None,
     seed: int = 0,
     reference: Callable[[], Reference] | None = None,
@@ -80,19 +80,19 @@ def mtil_stream(
         UserError: a set is missing or damaged, or its sizes differ from the published ones.
     """
     variant, material = VARIANTS[name], material or Material()
-    split = split or variant.split
-    if split not in ("zscl", "coop"):
+    if split not in (None, "zscl", "coop"):
         raise unknown_name("split", split, ("zscl", "coop"))
+    division = variant.split if split is None else cast(Split, split)
     order = facts("mtil")["orders"][variant.order]
     for wanted in sets or ():
         if wanted not in order:
             raise unknown_name("data set of MTIL", wanted, order)
-    tasks = [mtil_task(n, material, split) for n in order if sets is None or n in sets]
+    tasks = [mtil_task(n, material, division) for n in order if sets is None or n in sets]
     verified = "" if material.verify else "-replica"
     stream = TaskStream(
-        id="mtil" if split == "zscl" else "mtil-coop",
+        id="mtil" if division == "zscl" else "mtil-coop",
         tasks=tuple(tasks),
-        split_id=f"mtil-{split}{verified}-{fingerprint(tasks)}",
+        split_id=f"mtil-{division}{verified}-{fingerprint(tasks)}",
         reference=reference,
     )
     if variant.shots is not None:

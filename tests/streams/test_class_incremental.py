@@ -1,0 +1,159 @@
+"""Class-incremental streams from replicas, and their label space."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_stream
+
+from streams import official_names, replicas
+from vlcl_toolkit import run
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.evaluation import class_incremental_scores
+from vlcl_toolkit.streams import TaskStream, load_stream
+from vlcl_toolkit.streams.class_incremental import VARIANTS, class_names
+from vlcl_toolkit.streams.label_space import LabelSpace
+from vlcl_toolkit.streams.splits import facts
+
+KNOWN = facts("class_incremental")
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "base", "increment"),
+    [
+        ("cifar100-10", 10, 10, 10),
+        ("cifar100-20", 20, 5, 5),
+        ("cifar100-50", 50, 2, 2),
+        ("tinyimagenet-5", 6, 100, 20),
+        ("tinyimagenet-10", 11, 100, 10),
+        ("tinyimagenet-20", 21, 100, 5),
+        ("imagenet100-10", 10, 10, 10),
+        ("imagenet100-b50-10", 11, 50, 5),
+        ("imagenet1000-10", 10, 100, 100),
+    ],
+)
+def test_streams_follow_the_published_order(mtil_root, imagenet_root, name, tasks, base, increment):
+    root = mtil_root if name.startswith("cifar") else imagenet_root
+    stream = load_stream(name, root=root, verify=False)
+    key = VARIANTS[name].data_set
+    assert stream.id == name
+    assert stream.label_space == "seen"
+    assert stream.split_id.startswith(f"{key}-replica-")
+    assert [len(task.class_names) for task in stream] == [base] + [increment] * (tasks - 1)
+    names = official_names.CIFAR100 if key == "cifar100" else class_names(key)
+    learned = [text for task in stream for text in task.class_names]
+    assert learned == [names[label] for label in KNOWN["orders"][key]]
+    for task in (stream[0], stream[-1]):
+        assert task.templates == (KNOWN["prompts"][key],)
+        assert not len(task.validation)
+    check_labels(stream, KNOWN["orders"][key])
+
+
+def check_labels(stream: TaskStream, order: list[int]) -> None:
+    start = 0
+    for task in stream:
+        for data in (task.train, task.test):
+            assert sorted(set(data.labels.tolist())) == list(range(len(task.class_names)))
+            for index in range(0, len(data), max(1, len(data) // 5)):
+                image, label = data[index]
+                found = replicas.label_of(image.permute(1, 2, 0).numpy())
+                assert found == order[start + int(label)]
+        start += len(task.class_names)
+
+
+def test_published_orders_and_names():
+    for name, count in (("imagenet100", 100), ("imagenet1000", 1000)):
+        order = np.random.RandomState(1993).permutation(count)
+        assert KNOWN["orders"][name] == order.tolist()
+    assert KNOWN["orders"]["cifar100"][:6] == [87, 0, 52, 58, 44, 91]
+    assert KNOWN["orders"]["tinyimagenet"][:4] == [131, 181, 22, 172]
+    assert sorted(KNOWN["orders"]["tinyimagenet"]) == list(range(200))
+    assert class_names("tinyimagenet")[:2] == ("Egyptian Mau", "fishing casting reel")
+    assert class_names("imagenet100")[99] == "goose"
+    assert len(class_names("imagenet1000")) == 1000
+
+
+def test_underscores_are_kept(mtil_root):
+    stream = load_stream("cifar100-10", root=mtil_root, verify=False)
+    assert "aquarium_fish" in [name for task in stream for name in task.class_names]
+
+
+def test_missing_and_wrong_sets_are_named(tmp_path, imagenet_root):
+    with pytest.raises(UserError, match=r"TinyImageNet is not complete.*cs231n.stanford.edu"):
+        load_stream("tinyimagenet-5", root=tmp_path)
+    with pytest.raises(UserError, match=r"ImageNet is not complete.*register at image-net.org"):
+        load_stream("imagenet100-10", root=tmp_path)
+    with pytest.raises(UserError, match=r"must have 100000 train images.*have 400"):
+        load_stream("tinyimagenet-5", root=imagenet_root)
+    wnids = KNOWN["tinyimagenet_wnids"]
+    replicas.make_tiny_imagenet(tmp_path, sorted(wnids))
+    with pytest.raises(UserError, match="does not list the 200 classes in the published order"):
+        load_stream("tinyimagenet-5", root=tmp_path, verify=False)
+    replicas.make_imagenet(tmp_path, KNOWN["imagenet100_wnids"][:99])
+    with pytest.raises(UserError, match=r"lacks 1 class folders, e.g. n01855672"):
+        load_stream("imagenet100-10", root=tmp_path, verify=False)
+    with pytest.raises(UserError, match=r"must have 1000 class folders.*found 99"):
+        load_stream("imagenet1000-10", root=tmp_path, verify=False)
+
+
+# Label space
+
+
+def seen_stream() -> TaskStream:
+    stream = tiny_stream()
+    task = stream[1]
+    same = type(task)(task.name, task.class_names, stream[0].templates, *parts(task))
+    return TaskStream("seen", (stream[0], same), "s", stream.held_out, label_space="seen")
+
+
+def parts(task):
+    return task.train, task.validation, task.test
+
+
+def test_classes_seen_so_far():
+    stream = seen_stream()
+    space = LabelSpace(stream)
+    data, asked = space.question(stream[0], learned=1)
+    assert asked.class_names == stream[0].class_names
+    assert torch.equal(data.labels, stream[0].test.labels)
+    data, asked = space.question(stream[1], learned=2)
+    assert asked.class_names == (*stream[0].class_names, *stream[1].class_names)
+    assert torch.equal(data.labels, stream[1].test.labels + 3)
+    ahead, everything = space.question(stream[1], learned=1)
+    assert everything.class_names == asked.class_names
+    assert ahead is data, "methods remember what they know of a set by the object"
+    assert space.question(stream.held_out[0], learned=1)[1] is stream.held_out[0]
+
+
+def test_own_classes_by_default():
+    stream = tiny_stream()
+    assert LabelSpace(stream).question(stream[1], 0) == (stream[1].test, stream[1])
+
+
+def test_one_list_of_prompts_is_needed():
+    stream = tiny_stream()
+    task = stream[1]
+    other = type(task)(task.name, task.class_names, ("b {}.",), *parts(task))
+    with pytest.raises(UserError, match="label_space='seen' needs one list of templates"):
+        LabelSpace(TaskStream("x", (stream[0], other), "s", label_space="seen"))
+
+
+def test_a_run_is_tested_among_the_classes_seen(clip, tmp_path):
+    stream = seen_stream()
+    result = run("zero_shot", stream, clip, out=tmp_path, progress=False)
+    assert result.config["label_space"] == "seen"
+    own = run("zero_shot", tiny_stream(), clip, out=tmp_path / "own", progress=False)
+    names, classes = stream.names, [name for task in stream for name in task.class_names]
+    features = clip.class_features(classes, stream[0].templates)
+    for column, offset in zip(names, (0, 3), strict=True):
+        test = stream[column].test
+        logits = clip.encode_image(clip.eval_transform(test.images)) @ features.T
+        expected = 100 * (logits.argmax(dim=1) == test.labels + offset).double().mean()
+        assert result.accuracy.loc["zero-shot", column] == pytest.approx(float(expected))
+        assert result.accuracy.loc[f"after {names[1]}", column] == pytest.approx(float(expected))
+    after_first = result.accuracy.loc[f"after {names[0]}", names[0]]
+    assert after_first == own.accuracy.loc["zero-shot", names[0]]
+
+
+def test_scores_weigh_tasks_by_their_test_images():
+    scores = class_incremental_scores(np.array([[90.0, 0.0], [60.0, 80.0]]), [300, 100])
+    assert scores == {"accuracies": [90.0, 65.0], "last": 65.0, "average": 77.5}
