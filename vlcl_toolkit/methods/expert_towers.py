@@ -43,7 +43,7 @@ class ExpertTowers:
         self.route_by_end = route_by_end
         self.text = text
         self.mixtures: dict[str, Mixture] = {}
-        self._blocks: list[nn.Module] = []
+        self._blocks: list[Any] = []
         towers: dict[Tower, tuple[str, Any]]
         towers = {"image": ("visual.transformer", model.visual.transformer)}
         if text:

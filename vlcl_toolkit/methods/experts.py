@@ -134,6 +134,7 @@ class Mixture(nn.Module):
     ):
         super().__init__()
         self.place, self.width, self.mode = place, width, mode
+        self.bottleneck = bottleneck
         self.top_k, self.dropout, self.scale = top_k, dropout, scale
         self.adaptmlp_list = nn.ModuleList(Expert(width, bottleneck) for _ in range(experts))
         self.router_list = nn.ParameterList()
@@ -190,7 +191,7 @@ class Mixture(nn.Module):
     def _in_turn(self, h: Float[Tensor, "rows tokens width"], routing: Routing) -> Tensor:
         keep = None
         if self.mode.training and self.dropout:
-            hidden = self.adaptmlp_list[0].down_proj.out_features
+            hidden = self.bottleneck
             like = h.detach().new_empty(*routing.chosen.shape, h.shape[1], hidden)
             keep = self.mode.draws.keep(self.place, like, self.dropout) / (1 - self.dropout)
         chosen, weights = routing.chosen, routing.weights

@@ -1,5 +1,7 @@
 """A table of differences as coloured cells: blue is a gain, red a loss, white no change."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -41,7 +43,9 @@ def difference_cells(
     ax.set_xlim(0, columns)
     ax.set_ylim(rows, 0)
     crowded = sum(len(str(name)) for name in change.columns) > 45 or columns > 8
-    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    turned: dict[str, Any] = (
+        {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    )
     ax.set_xticks(np.arange(columns) + 0.5, [str(c) for c in change.columns], fontsize=11, **turned)
     ax.set_yticks(np.arange(rows) + 0.5, [str(name) for name in change.index], fontsize=11)
     ax.tick_params(length=0)

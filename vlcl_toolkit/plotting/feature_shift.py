@@ -134,7 +134,7 @@ def _anchors(ax: Axes, texts: pd.DataFrame, name: str, *, by_class: bool) -> Non
         size = 13 if by_class else 9
         ax.plot(text.x, text.y, "*", color=colour, mec=INK, mew=0.8, ms=size, zorder=4)
         if by_class:
-            place = {"textcoords": "offset points", "zorder": 5, "fontsize": 10}
+            place: dict[str, Any] = {"textcoords": "offset points", "zorder": 5, "fontsize": 10}
             shown = ax.annotate(text.class_name, (text.x, text.y), (6, 4), **place)
             shown.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
             shown.set_clip_on(True)

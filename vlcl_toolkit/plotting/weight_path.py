@@ -1,5 +1,7 @@
 """Accuracy along the line from frozen to trained weights."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -16,7 +18,11 @@ def weight_path_curves(path: pd.DataFrame, ax: Axes, *, share: float | int | Non
         share: a position on the line to mark.
     """
     for (task, status), rows in path.groupby(["task", "status"], sort=False):
-        look = {"color": domain_colour(task), "marker": domain_marker(task), "ls": _LINES[status]}
+        look: dict[str, Any] = {
+            "color": domain_colour(task),
+            "marker": domain_marker(task),
+            "ls": _LINES[status],
+        }
         ax.plot(rows["share"], rows["accuracy"], label=f"{task} ({status})", **look)
     if share is not None:
         ax.axvline(share, color="#222222", lw=1, ls=":")

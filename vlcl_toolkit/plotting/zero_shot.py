@@ -33,7 +33,7 @@ def margin_histogram(margins: pd.DataFrame, ax: Axes, *, domain: str, step: int)
         shown = table[table["step"] == which]
         name = "frozen backbone" if which == 0 else f"after {shown['after'].iloc[0]}"
         label = f"{name}: {100 * shown['right'].mean():.0f}% right"
-        ax.hist(shown["margin"], edges, label=label, **look)
+        ax.hist(shown["margin"], edges.tolist(), label=label, **look)
     ax.axvline(0, ymax=0.75, color=INK, lw=1.2, ls="--")
     ax.set_xlabel(
         "margin of the right class over the best wrong one (logits)\n← wrong      right →"
