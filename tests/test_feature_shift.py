@@ -162,6 +162,12 @@ def test_bad_input(moved):
         analysis.shift_length(moved, ["sings"])
     with pytest.raises(UserError, match="no domain is chosen"):
         analysis.class_separation(moved, [])
+    with pytest.raises(UserError, match="unknown kind of map 'tsne'"):
+        analysis.feature_map(moved, "tsne")
+    with pytest.raises(
+        UserError, match="unknown placing of anchors 'center'; did you mean 'centred'"
+    ):
+        analysis.feature_map(moved, anchors="center")
     positions = analysis.feature_map(moved)
     with pytest.raises(UserError, match="96 images; found k = 48"):
         analysis.map_quality(moved, positions, k=48)

@@ -33,10 +33,10 @@ Kind = Literal["pca", "umap"]
 
 def feature_map(
     probes: Probes,
-    kind: Kind = "pca",
+    kind: str = "pca",
     *,
     domains: Sequence[str] | None = None,
-    anchors: Anchors = "centred",
+    anchors: str = "centred",
     neighbours: int = 15,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def feature_film(
     probes: Probes,
     *,
     domains: Sequence[str] | None = None,
-    anchors: Anchors = "centred",
+    anchors: str = "centred",
     neighbours: int = 15,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def feature_film(
 
 
 def map_quality(
-    probes: Probes, positions: pd.DataFrame, k: int = 10, *, anchors: Anchors = "centred"
+    probes: Probes, positions: pd.DataFrame, k: int = 10, *, anchors: str = "centred"
 ) -> pd.DataFrame:
     """How far a map can be believed, step by step.
 
@@ -158,7 +158,7 @@ def _anchors_agree(probes: Probes, on_map: pd.DataFrame) -> float:
 
 
 def _points(
-    probes: Probes, domains: Sequence[str] | None, anchors: Anchors
+    probes: Probes, domains: Sequence[str] | None, anchors: str
 ) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
     """Per step: what each point is, and its features `[N, D]`; the frozen step comes first."""
     if anchors not in get_args(Anchors):

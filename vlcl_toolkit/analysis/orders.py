@@ -18,7 +18,8 @@ def order_scores(results: Sequence[RunResult]) -> pd.DataFrame:
     """The scores of runs that learned the same tasks, in several orders and with several seeds.
 
     Columns: method, order (task names, comma-separated), seed, complete, tasks_learned; transfer,
-    average, last, forgetting (percent, see evaluation.py; nan as long as a run is not finished).
+    average, last, forgetting (percent, see evaluation.py; nan as long as a test that the score needs
+    is missing: Transfer is known before the last task is learned).
 
     Raises:
         UserError: no run; different streams, backbones, sets of tasks, or settings of one method.
@@ -47,7 +48,7 @@ def order_spread(scores: pd.DataFrame) -> pd.DataFrame:
     """How much each score of each method varies with the order of the tasks, and with the seed.
 
     Args:
-        scores: of `order_scores`. Interrupted runs have no scores and are left out.
+        scores: of `order_scores`. Scores that an interrupted run does not have are left out.
 
     Columns: method, score; runs, orders (how many); mean, lowest, highest (percent); range
     (points); over_orders (standard deviation of the orders' means over their seeds; the seeds' noise
@@ -121,12 +122,12 @@ def pair_effects(changes: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(change="mean", std="std", cases="size").reset_index()
 
 
-def pair_matrix(effects: pd.DataFrame, when: When, method: str | None = None) -> pd.DataFrame:
+def pair_matrix(effects: pd.DataFrame, when: str, method: str | None = None) -> pd.DataFrame:
     """Mean change in points as a table: rows A, the domain learned; columns B, the one affected.
 
     Args:
         effects: of `pair_effects`.
-        when: state of B while A is learned.
+        when: state of B while A is learned: "not yet learned", "learned before" or "held-out".
         method: may be left out when there is only one.
 
     Returns:
