@@ -8,19 +8,32 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LINES = 15  # a cell fits on a slide
+OWN_METHOD = "09_your_own_method"  # whose subject is a class, in one cell
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
-    return json.loads(request.param.read_text(encoding="utf-8"))
+    return read(request.param)
+
+
+@pytest.fixture(
+    params=[path for path in NOTEBOOKS if path.stem != OWN_METHOD], ids=lambda p: p.stem
+)
+def calling_notebook(request):
+    return read(request.param)
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sources(notebook, kind):
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
-def test_notebooks_are_numbered_without_a_gap():
-    assert [path.name[:3] for path in NOTEBOOKS] == [f"{i:02d}_" for i in range(len(NOTEBOOKS))]
+def test_every_notebook_has_a_number_of_its_own():
+    assert all(re.match(r"\d\d_", path.name) for path in NOTEBOOKS)
+    assert len({path.name[:2] for path in NOTEBOOKS}) == len(NOTEBOOKS)
 
 
 def test_opens_without_asking_for_a_kernel(notebook):
@@ -35,15 +48,22 @@ def test_is_stripped(notebook):
             assert cell["execution_count"] is None
 
 
-def test_cells_are_short(notebook):
-    lengths = [len(source.splitlines()) for source in sources(notebook, "code")]
+def test_cells_are_short(calling_notebook):
+    lengths = [len(source.splitlines()) for source in sources(calling_notebook, "code")]
     assert max(lengths) <= LINES
 
 
-def test_code_only_calls_the_library(notebook):
-    code = "\n".join(sources(notebook, "code"))
+def test_code_only_calls_the_library(calling_notebook):
+    code = "\n".join(sources(calling_notebook, "code"))
     assert not re.search(r"^\s*(def|class|while|try|lambda)\b", code, re.MULTILINE)
     assert "warnings" not in code
+
+
+def test_a_method_of_your_own_is_forty_lines():
+    path = next(path for path in NOTEBOOKS if path.stem == OWN_METHOD)
+    own = [source for source in sources(read(path), "code") if "@vlcl.register" in source]
+    assert len(own) == 1
+    assert len([line for line in own[0].splitlines() if line.strip()]) <= 42
 
 
 def test_has_the_parts_of_a_lesson(notebook):
