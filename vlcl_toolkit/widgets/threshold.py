@@ -11,7 +11,7 @@ from vlcl_toolkit.plotting import new_figure
 from vlcl_toolkit.widgets.sliders import FigureSliders
 
 MIXES = (1, 5, 10, 25, 50, 75, 100)  # percent of a batch that is of one domain
-_LABELS = {"threshold": "Selector threshold", "mix": "One domain's share (percent)"}
+_LABELS = {"threshold": "Threshold / the run's own", "mix": "One domain's share (percent)"}
 
 
 def selector_sliders(
@@ -29,9 +29,10 @@ def selector_sliders(
     Recorded scores decide anew at each value; the network is not run again.
 
     Args:
-        analyse: called with `threshold=` and `mix=`, as far as there is a slider for it.
-        plot: draws the frame into an Axes.
-        thresholds: values of the threshold, in the unit of the selector's errors.
+        analyse: called with `threshold=` and `mix=`, as far as there is a slider for it, e.g.
+            `functools.partial(analysis.mixed_batches, result.probes)`.
+        plot: draws the frame into an Axes, e.g. `plotting.mixed_batch_bars`.
+        thresholds: values of the threshold, as multiples of the run's own.
         mixes: percent of one domain in a batch, e.g. `MIXES`.
         start: values to begin with, by "threshold" and "mix"; else the first ones.
         width, height: of the figure, in inches.
