@@ -17,10 +17,10 @@ from vlcl_toolkit.plotting.style import (
 )
 
 MEASURES = {
-    "relative_norm": "drift: length of change / length before (lower is better)",
-    "increase": "drift added by the block (lower is better)",
-    "cosine": "cosine to the frozen activation (higher is better)",
-    "cka": "linear CKA to the frozen network (higher is better)",
+    "relative_norm": "drift: length of change / length before (0 = unchanged)",
+    "increase": "drift that the block adds (0 = none)",
+    "cosine": "cosine to the frozen activation (1 = unchanged)",
+    "cka": "linear CKA to the frozen network (1 = same geometry)",
 }
 _PARTS = {  # of lost predictions; Okabe and Ito's colours
     "by_image": ("#0072B2", "image side alone"),
@@ -50,6 +50,7 @@ def drift_lines(drift: pd.DataFrame, ax: Axes, *, measure: str = "relative_norm"
             label=f"{name} ({rows['status'].iloc[0]})",
         )
     _blocks(ax, drift["block"])
+    ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
     ax.set_ylabel(_two_lines(MEASURES[measure]))
     ax.grid(True, axis="y")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -179,7 +180,6 @@ def _halo() -> dict[str, Any]:
 def _blocks(ax: Axes, blocks: pd.Series) -> None:
     ax.set_xticks(sorted(set(blocks)), ["input" if b == 0 else str(b) for b in sorted(set(blocks))])
     ax.set_xlabel("after block" if 0 in set(blocks) else "block")
-    ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
 
 
 def _two_lines(text: str) -> str:
