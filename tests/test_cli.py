@@ -64,7 +64,7 @@ def test_run_writes_the_folder_and_show_prints_it(capsys):
 def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
     one_task = load_stream("mini").subset(["digits"])
     quick = {"iterations": 2, "warmup": 1}
-    monkeypatch.setattr("vlcl_toolkit.streams.base.load_stream", lambda name: one_task)
+    monkeypatch.setattr("vlcl_toolkit.streams.registry.load_stream", lambda name: one_task)
     monkeypatch.setattr(
         "vlcl_toolkit.training.recipe_config",
         lambda method, stream: quick if method == "finetune" else {},

@@ -2,6 +2,8 @@
 
 import hashlib
 import pickle
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # a pickle of other origin is refused below, in one line
+                warnings.filterwarnings("ignore", "Detected pickle protocol")
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "it may be truncated, or need pickle, which is not allowed; fetch or save it again"
         raise UserError(f"cannot read the weights in {path}: {reason}; {advice}") from error
+    except (LookupError, ValueError, TypeError, AttributeError, struct.error) as error:
+        # what torch's reader stumbles over in other content
+        raise UserError(f"{path} is no weights file, or a damaged one; fetch it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):

@@ -99,12 +99,14 @@ def case_clip(case: Case) -> Clip:
     return clip
 
 
-def case_config(record: dict[str, Any], **more: Any) -> MoEAdaptersConfig:
+def case_config(case: Case, **more: Any) -> MoEAdaptersConfig:
     """Settings that every case gives."""
+    record, tensors = case.record, case.tensors
     where = record.get("where", "AdapterDoubleEncoder")
     settings: dict[str, Any] = {
         "experts": record["E"],
         "top_k": record["k"],
+        "bottleneck": next(len(tensors[k]) for k in tensors if k.endswith(".0.down_proj.weight")),
         "towers": "both" if "Double" in where else "image",
         "label_smoothing": record.get("label_smoothing", 0.0),
         "dropout": record.get("dropout", 0.0),
@@ -192,7 +194,7 @@ def run_forward(case: Case) -> None:
             continue
         dropout = 0.1 if below(tensors, f"{part}.keep.") else 0.0
         for computation in ("grouped", "official"):
-            config = case_config(case.record, dropout=dropout, computation=computation)
+            config = case_config(case, dropout=dropout, computation=computation)
             with MoEAdapters(case_clip(case), config) as method:
                 put(method, weights, max(routers_in(weights), last_route(tensors) + 1))
                 if part == "eval":
@@ -269,7 +271,7 @@ def run_chain(case: Case) -> None:
             continue
         rates = {f"task{t}": rate for t, rate in enumerate(record["peak_lrs"])}
         config = case_config(
-            record,
+            case,
             computation="official",
             unused_expert_grad=variant,
             iterations=record["iterations_N"],
@@ -400,7 +402,7 @@ def check_after_chain(method: MoEAdapters, tensors: dict[str, Tensor], tasks: li
 def run_class_incremental(case: Case) -> None:
     tensors, record = case.tensors, case.record
     config = case_config(
-        record,
+        case,
         **{
             **CLASS_INCREMENTAL,
             "computation": "official",
@@ -530,7 +532,7 @@ def run_selector_decisions(case: Case) -> None:
     batches = [tensors[f"in.batch{i}.images"] for i in numbers(r"in\.batch(\d+)\.", tensors)]
     clip = case_clip(case)
     task = clip.tokenizer.task("data", tensors["in.eval_tokens"], clip.image_size)
-    config = case_config(record, decision="batch", threshold=record["threshold"])
+    config = case_config(case, decision="batch", threshold=record["threshold"])
     with MoEAdapters(clip, config) as method:
         put(method, weights, max(routers_in(weights), len(expected["text_heads"]) - 1))
         dim = tensors["ae.0.encoder.0.weight"].shape[1]

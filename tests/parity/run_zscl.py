@@ -283,7 +283,8 @@ def run_class_incremental(case: Case) -> None:
     start = full_weights(inputs.clip("prev"))  # what these cases start from
     size, increment = clip.image_size, len(inputs.record["classes"]["taskA"])
     tasks = []
-    for key in ("taskA", "taskB"):
+    count = max(int(m[1]) for name in case.tensors if (m := re.match(r"task(\d+)\.", name)))
+    for key in sorted(inputs.record["classes"])[:count]:
         labels = inputs.tensors[f"{key}.labels"] % increment
         images = torch.zeros(len(labels), 3, size, size, dtype=torch.uint8)
         names = tuple(inputs.record["classes"][key][:increment])
@@ -291,7 +292,7 @@ def run_class_incremental(case: Case) -> None:
         data = ImageData(images, labels)
         tasks.append(Task(key, names, (settings.template,), data, nothing, nothing))
     stream = TaskStream("golden", tuple(tasks), "golden", reference=lambda: inputs.reference(size))
-    tests = torch.cat([inputs.tensors[f"{task.name}.test_images"] for task in tasks])
+    tests = torch.cat([v for k, v in sorted(inputs.tensors.items()) if k.endswith(".test_images")])
     with make_method(settings.method, clip, settings.config) as method:
         method.load_state_dict(start)
         method.enter_stream(stream)
@@ -316,7 +317,8 @@ def run_class_incremental(case: Case) -> None:
             seen += task.class_names
             everything = bare_task("seen", seen, [settings.template], size)
             if f"{prefix}probs_all_seen" in case.tensors:
-                probabilities = method.predict(tests, everything).softmax(dim=1)
+                tested = tests[: len(case.tensors[f"{prefix}probs_all_seen"])]  # A's, then B's
+                probabilities = method.predict(tested, everything).softmax(dim=1)
                 close(case, f"{prefix}probs_all_seen", probabilities)
 
 

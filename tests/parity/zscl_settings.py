@@ -4,6 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 IMAGENET = ("ImageNet", "ImageNetSM", "ImageNetSUB")
+# Official flags that change no number of a case: where files are, what is logged or tested when, the
+# size of a reference set that the case brings itself, and one that is parsed and never used.
+WITHOUT_EFFECT = {
+    *("data_location", "save", "load", "exp_name", "workers", "model", "seed", "num", "fair"),
+    *("train_dataset", "eval_datasets", "eval_interval", "eval_every_epoch", "loss_interval"),
+}
 
 
 @dataclass
@@ -92,8 +98,10 @@ def _from_flags(
     sides = {name: take(name, False) for name in ("image_loss", "text_loss")}
     extras = {name: take(name, False) for name in ("feature_mse", "ablation_loss_2")}
     temperature = float(take("T", 2.0))
-    take("num", None)
-    take("train_mode", None) if flags.get("train_mode") == "whole" else None
+    for flag in WITHOUT_EFFECT & flags.keys():
+        take(flag)
+    mode = take("train_mode", "whole")
+    assert mode == "whole", f"no settings for train mode {mode}"
     assert method in ("finetune", "ZSCL"), f"no settings for method {method}"
     if method == "ZSCL":
         if datasets is not None:
@@ -162,7 +170,11 @@ def _from_words(plain: dict[str, Any], hyper: dict[str, Any]) -> dict[str, Any]:
         config["average_share"] = averaging.get("alpha")
         config["average_towards"] = averaging.get("towards", "task_start")
     if distillation:
-        texts = {"captions": "sentences", "imagenet_names": "class_names"}
+        texts = {
+            "captions": "sentences",
+            "imagenet_names": "class_names",
+            "random_sentences": "random",
+        }
         config |= {
             "reference_images": distillation["images"],
             "reference_texts": texts.get(distillation["texts"], distillation["texts"]),

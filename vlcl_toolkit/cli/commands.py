@@ -233,6 +233,38 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:
     print_run(RunResult.load(folder))
 
 
+def import_(
+    method: str,
+    file: Path,
+    backbone: Backbone = BackboneOptions(),
+    tasks: int | None = None,
+    selector: Path | None = None,
+    frozen: Path | None = None,
+    set: KeyValues = (),
+    out: Path | None = None,
+) -> None:
+    """Read a checkpoint of an official implementation (without pickle), check it, and save it in our own form.
+
+    The folder holds state.safetensors and import.json. In Python: vlcl_toolkit.methods.load_imported(folder, clip).
+
+    Args:
+        method: diki (task_<i>.pt), moe_adapters, zscl, lwf, icarl, wise_ft, ... (<data set>.pth).
+        file: The official file.
+        tasks: Take only the first ones that it has learnt.
+        selector: MoE-Adapters: file of the autoencoders.
+        frozen: MoE-Adapters: text file with the names of frozen parameters; without it none is frozen.
+        set: Settings that do not follow from the file, e.g. --set decision=batch.
+        out: Folder to write; default: imported/<method>/<file's name>.
+    """
+    from vlcl_toolkit.cli.importing import print_import
+    from vlcl_toolkit.methods import import_official
+
+    clip = backbone.load()
+    options: dict[str, Any] = {"tasks": tasks, "selector": selector, "frozen": frozen}
+    imported = import_official(method, file, clip, settings=_settings(set), **options)
+    print_import(imported, imported.write(out or Path("imported", method, file.stem)))
+
+
 def figures(out: Path = Path("figures")) -> None:
     """Rebuild the gallery of figures from runs on the embedded stream (an hour; finished runs are not repeated).
 
@@ -277,4 +309,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "figures": figures,
     "pretrain-mini": pretrain_mini,
     "data": data,
+    "import": import_,
 }

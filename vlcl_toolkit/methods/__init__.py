@@ -6,6 +6,7 @@ from vlcl_toolkit.methods.finetune import Finetune
 from vlcl_toolkit.methods.icarl import Icarl
 from vlcl_toolkit.methods.lwf import Lwf, LwfVr
 from vlcl_toolkit.methods.moe_adapters import MoEAdapters
+from vlcl_toolkit.methods.official import Imported, import_official, load_imported
 from vlcl_toolkit.methods.prefix_tuning import PrefixTuning
 from vlcl_toolkit.methods.registry import (
     make_config,
@@ -22,6 +23,7 @@ __all__ = [
     "Diki",
     "Finetune",
     "Icarl",
+    "Imported",
     "Lwf",
     "LwfVr",
     "Method",
@@ -32,6 +34,8 @@ __all__ = [
     "WiseFt",
     "ZeroShot",
     "Zscl",
+    "import_official",
+    "load_imported",
     "make_config",
     "make_method",
     "method_class",

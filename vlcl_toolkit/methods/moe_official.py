@@ -7,6 +7,7 @@ checkpoint but in a text file beside it.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from vlcl_toolkit.weights import read_state
 _LEFTOVERS = re.compile(
     r"((visual\.)?transformer\.resblocks\.\d+\.)?"
     r"(adaptmlp\.(down|up)_proj\.(weight|bias)|mean|std|ln_3\.(weight|bias))"
+)
+_DOWN = re.compile(
+    r"(visual\.)?transformer\.resblocks\.\d+\.adaptmlp_list\.(\d+)\.down_proj\.weight"
 )
 _EXPERT = re.compile(r"(?:visual\.)?transformer\.resblocks\.\d+\.adaptmlp_list\.\d+")
 
@@ -64,6 +68,23 @@ def load_official(
             raise UserError("give the official autoencoders too, or a method with selector='none'")
         _load_selector(method, Path(selector), learnt)
     method.forget_class_features()
+
+
+def shape_settings(path: str | Path) -> dict[str, Any]:
+    """Settings of a method that can hold this `.pth`: experts, bottleneck, towers.
+
+    Raises:
+        UserError: unreadable, or without experts.
+    """
+    state = read_state(Path(path))
+    found = {m: v for k, v in state.items() if (m := _DOWN.fullmatch(k))}
+    if not found or any(value.ndim != 2 for value in found.values()):
+        raise UserError(f"{path} holds no experts; give a checkpoint of MoE-Adapters")
+    return {
+        "experts": 1 + max(int(match[2]) for match in found),
+        "bottleneck": len(next(iter(found.values()))),
+        "towers": "image" if all(match[1] for match in found) else "both",
+    }
 
 
 def _backbone(method: MoEAdapters) -> dict[str, Tensor]:
