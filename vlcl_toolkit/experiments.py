@@ -96,8 +96,9 @@ def search(
     evaluate_all: bool = False,
     progress: bool = True,
     jobs: int | None = 1,
+    **options: Any,
 ) -> list[RunResult]:
-    """Run the method with each value of one setting, over seeds and orders.
+    """Run the method with each value of one setting, over orders and seeds; results in this order.
 
     Choose by ``RunResult.validation`` (the accuracy on validation images of each task right after learning it), never
     by test accuracy.
@@ -105,7 +106,7 @@ def search(
     Args:
         config: other settings that differ from the recipe.
         evaluate_all: test all tasks after each (to show what a setting does), not only the one just learned.
-        jobs: runs at once; None: see `jobs_at_once`.
+        jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
 
     Raises UserError for an unknown setting or an unfit value before anything is run.
     """
@@ -116,7 +117,7 @@ def search(
         make_config(method, {**recipe_config(method, stream.id), **each})
     streams = [stream.reorder(order) for order in orders] or [stream]
     plan = [
-        Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all})
+        Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all, **options})
         for each, ordered, seed in itertools.product(settings, streams, seeds)
     ]
     return _run_all(plan, stream, clip, jobs, progress)

@@ -183,15 +183,16 @@ class Diki(PromptObservation, Method):
         """
         frozen = self.clip.encode_image(images)
         decision = self.decide(self.gaussians.log_probs(frozen))
-        return self._decided_logits(images, task, decision, frozen)
+        return self.decided_logits(images, task, decision, frozen)
 
-    def _decided_logits(
+    def decided_logits(
         self,
         images: Float[Tensor, "b 3 h w"],
         task: Task,
         decision: Decision,
         frozen: Float[Tensor, "b dim"],
     ) -> Float[Tensor, "b classes"]:
+        """Step 5 after the decision; `frozen` are the images' features of the frozen CLIP."""
         logits = frozen.new_empty(len(images), len(task.class_names))
         for task_id in decision.task.unique().tolist():
             rows = (decision.task == task_id).nonzero()[:, 0]
@@ -225,7 +226,7 @@ class Diki(PromptObservation, Method):
             images, _ = load_batch(data, rows, self.clip.eval_transform)
             frozen = self.log_densities.features(data)[rows]
             decision = self.decide(log_probs[rows])
-            logits = self._decided_logits(images.to(self.clip.device), task, decision, frozen)
+            logits = self.decided_logits(images.to(self.clip.device), task, decision, frozen)
             return logits.argmax(dim=1), decision.task
 
         return self.answers.renew(
