@@ -16,6 +16,11 @@ from vlcl_toolkit.errors import UserError
 
 # OpenAI's own files carry these numbers beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+# What torch's reader stumbles over in files that are not its own, or damaged.
+_OTHER_CONTENT = (
+    *(LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError),
+    struct.error,
+)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -32,15 +37,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            with warnings.catch_warnings():  # a pickle of other origin is refused below, in one line
+            with (
+                warnings.catch_warnings()
+            ):  # a pickle of other origin is refused below, in one line
                 warnings.filterwarnings("ignore", "Detected pickle protocol")
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "it may be truncated, or need pickle, which is not allowed; fetch or save it again"
         raise UserError(f"cannot read the weights in {path}: {reason}; {advice}") from error
-    except (LookupError, ValueError, TypeError, AttributeError, struct.error) as error:
-        # what torch's reader stumbles over in other content
+    except _OTHER_CONTENT as error:
         raise UserError(f"{path} is no weights file, or a damaged one; fetch it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
