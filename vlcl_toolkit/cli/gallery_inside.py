@@ -35,7 +35,7 @@ def pair_figure(results: list[RunResult]) -> bytes:
     states: tuple[When, When] = ("not yet learned", "learned before")
     for when, ax in zip(states, axes, strict=True):
         plotting.pair_effects(analysis.pair_matrix(effects, when), ax)
-        ax.set_title(f"domains {when}")
+        ax.set_title(f"domains {when}", pad=16)
     return plotting.to_png(figure)
 
 
