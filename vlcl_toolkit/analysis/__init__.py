@@ -1,5 +1,6 @@
 """What happened in a run: pure functions from results to data frames."""
 
+from vlcl_toolkit.analysis.batches import mixed_batches
 from vlcl_toolkit.analysis.comparison import gains
 from vlcl_toolkit.analysis.decisions import (
     batch_mix,
@@ -69,6 +70,7 @@ __all__ = [
     "lost_predictions",
     "map_quality",
     "margins",
+    "mixed_batches",
     "neighbours_kept",
     "order_scores",
     "order_spread",

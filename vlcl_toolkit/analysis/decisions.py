@@ -17,8 +17,14 @@ from vlcl_toolkit.probes import Probes
 Array = np.ndarray
 
 
-def route_decisions(probes: Probes, *, step: int | None = None) -> pd.DataFrame:
+def route_decisions(
+    probes: Probes, *, step: int | None = None, threshold: float | int | None = None
+) -> pd.DataFrame:
     """True domain against chosen route.
+
+    Args:
+        threshold: what the routes would be with thresholds this many times the run's own, each
+            image deciding alone; None: the routes that were taken.
 
     Returns:
         columns domain, status, route, images, share (percent of the domain's images), and own
@@ -26,13 +32,18 @@ def route_decisions(probes: Probes, *, step: int | None = None) -> pd.DataFrame:
         learned).
 
     Raises:
-        UserError: the method has one route only, or the run has no probes.
+        UserError: the method has one route only, or no threshold; the run has no probes.
     """
     wanted = _step(probes, step)
     names = probes.routes(wanted)
+    limits = None if threshold is None else threshold * probes.array(wanted, "thresholds")
     rows = []
     for domain in probes.domains:
-        counts = np.bincount(probes.route(wanted, domain), minlength=len(names))
+        if limits is None:
+            routes = probes.route(wanted, domain)
+        else:
+            routes = choose_by_error(*probes.route_scores(wanted, domain), limits, names)
+        counts = np.bincount(routes, minlength=len(names))
         right = _right_route(names, domain)
         for number, (name, count) in enumerate(zip(names, counts.tolist(), strict=True)):
             rows.append(
@@ -122,6 +133,7 @@ def batch_mix(
     batch_size: int = 128,
     batches: int = 40,
     seed: int = 0,
+    threshold: float | int = 1,
 ) -> pd.DataFrame:
     """Accuracy on images of one domain when a test batch decides together, by the batch's mix.
 
@@ -129,6 +141,9 @@ def batch_mix(
     from all other domains alike. MoE-Adapters: the mean error of the batch decides; DIKI: the task
     that most images name. With prompts in the text tower, a DIKI batch also shares the mean weight
     of its texts; here every image keeps its own.
+
+    Args:
+        threshold: MoE-Adapters: thresholds are this many times the run's own.
 
     Returns:
         columns share (percent), decision ("batch", "sample": each image alone), accuracy (percent
@@ -147,6 +162,7 @@ def batch_mix(
     rest = np.concatenate(others) if others else scores[:0]
     correct, right = _correct(probes, wanted, domain), _right_route(names, domain)
     limits = _thresholds(probes, wanted)
+    limits = None if limits is None else threshold * limits
     alone = choose_routes(scores, columns, limits, names, together=False)
     rows = []
     for share in shares:

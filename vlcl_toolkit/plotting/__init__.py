@@ -26,12 +26,15 @@ from vlcl_toolkit.plotting.interference import (
 )
 from vlcl_toolkit.plotting.orders import order_ranking, order_spread, pair_effects
 from vlcl_toolkit.plotting.pretraining import pretraining_loss, pretraining_zero_shot
+from vlcl_toolkit.plotting.prompts import calibration_strips, strength_curves
 from vlcl_toolkit.plotting.routing import (
     batch_mix_curves,
     decision_matrix,
+    expert_block_heat,
     expert_overlap_heat,
     expert_use_heat,
     freezing_bars,
+    mixed_batch_bars,
     threshold_curves,
 )
 from vlcl_toolkit.plotting.style import (
@@ -52,6 +55,7 @@ __all__ = [
     "accuracy_matrix",
     "attention_lines",
     "batch_mix_curves",
+    "calibration_strips",
     "class_breaking",
     "class_probabilities",
     "confusion_change",
@@ -63,6 +67,7 @@ __all__ = [
     "domain_marker",
     "drift_heat",
     "drift_lines",
+    "expert_block_heat",
     "expert_overlap_heat",
     "expert_use_heat",
     "feature_map",
@@ -74,6 +79,7 @@ __all__ = [
     "method_colour",
     "method_comparison",
     "method_marker",
+    "mixed_batch_bars",
     "new_figure",
     "order_ranking",
     "order_spread",
@@ -84,6 +90,7 @@ __all__ = [
     "pretraining_zero_shot",
     "score_cells",
     "show_image",
+    "strength_curves",
     "threshold_curves",
     "to_png",
     "trade_off",

@@ -92,7 +92,8 @@ def order_ranking(scores: pd.DataFrame, ax: Axes, *, column: str = "transfer") -
     ax.spines.left.set_visible(False)
     better = "lower" if column == "forgetting" else "higher"
     ax.set_xlabel(f"{column.capitalize()} (percent, {better} is better; bar: worst to best seed)")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    if names:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 

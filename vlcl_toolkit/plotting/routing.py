@@ -99,6 +99,33 @@ def batch_mix_curves(mix: pd.DataFrame, ax: Axes, *, domain: str) -> Axes:
 
 
 @in_style
+def mixed_batch_bars(mixed: pd.DataFrame, ax: Axes) -> Axes:
+    """Accuracy on every domain: the batch decides together (bar), each image alone (line).
+
+    Args:
+        mixed: of `mixed_batches`.
+    """
+    table = mixed.pivot(index="domain", columns="decision", values="accuracy")
+    table = table.loc[list(dict.fromkeys(mixed["domain"]))]
+    places = np.arange(len(table))
+    colours = [domain_colour(str(name)) for name in table.index]
+    ax.bar(places, table["batch"], color=colours, width=0.7, label="the batch decides together")
+    ax.hlines(
+        table["sample"], places - 0.42, places + 0.42, color=INK, lw=3, label="each image alone"
+    )
+    for place, value in zip(places, table["batch"], strict=True):
+        ax.annotate(f"{value:.0f}", (place, 2), ha="center", color="white", weight="bold")
+    status = mixed.drop_duplicates("domain").set_index("domain")["status"]
+    ax.set_xticks(places, [f"{name}\n({status[name]})" for name in table.index])
+    ax.set_ylim(0, 105)
+    ax.set_ylabel(PERCENT)
+    ax.set_title(f"each domain is {mixed['mix'].iloc[0]:g} percent of its test batch")
+    ax.grid(True, axis="y")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+@in_style
 def expert_use_heat(use: pd.DataFrame, ax: Axes, *, block: int | None = None) -> Axes:
     """Domains by experts: share of a domain's choices in one block, percent.
 
@@ -113,6 +140,26 @@ def expert_use_heat(use: pd.DataFrame, ax: Axes, *, block: int | None = None) ->
         0, 100
     )
     ax.set_xlabel(f"expert of block {chosen} (percent of the domain's choices)")
+    return ax
+
+
+@in_style
+def expert_block_heat(use: pd.DataFrame, ax: Axes, *, domain: str) -> Axes:
+    """Blocks by experts for one domain, percent of its choices in each block.
+
+    Args:
+        use: of `expert_use`.
+    """
+    rows = use[use["domain"] == domain]
+    heat(
+        ax,
+        100 * rows.pivot(index="block", columns="expert", values="share"),
+        "Greens",
+        numbers="{:.0f}",
+    )
+    ax.images[0].set_clim(0, 50)
+    ax.set_ylabel("block")
+    ax.set_xlabel(f"expert (percent of the choices of {domain}; –: none of its images chose)")
     return ax
 
 

@@ -1,5 +1,6 @@
 """What a notebook page can be touched with."""
 
+from vlcl_toolkit.widgets import inside, routes
 from vlcl_toolkit.widgets.explorer import RunExplorer, run_explorer
 from vlcl_toolkit.widgets.order import OrderSliders, order_sliders
 from vlcl_toolkit.widgets.panel import RunPanel, run_panel
@@ -17,7 +18,9 @@ __all__ = [
     "WeightPanel",
     "ZeroShotViewer",
     "enter_project",
+    "inside",
     "order_sliders",
+    "routes",
     "run_explorer",
     "run_panel",
     "selector_sliders",

@@ -1,0 +1,52 @@
+"""Views of the explorer that look inside a run with probes."""
+
+import pytest
+from tiny import SETTINGS, tiny_clip, tiny_stream
+
+from vlcl_toolkit import analysis
+from vlcl_toolkit.probes import ProbeConfig
+from vlcl_toolkit.training import run
+from vlcl_toolkit.widgets import inside, run_explorer
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finetune"
+    options = {"config": SETTINGS, "probes": ProbeConfig(12), "progress": False}
+    return run("finetune", tiny_stream(), tiny_clip(), out=folder, **options)
+
+
+@pytest.fixture(scope="module")
+def positions(result):
+    return analysis.feature_map(result.probes)
+
+
+def test_explorer_drives_every_view(result, positions):
+    quality = analysis.map_quality(result.probes, positions, k=5)
+    views = [
+        ("drift", inside.drift_view),
+        ("sides", inside.sides_view),
+        ("confusion", inside.confusion_view),
+        ("map", inside.map_view(positions, quality)),
+        ("classes", inside.map_view(positions, by_class=True)),
+    ]
+    explorer = run_explorer(result, views, domain="food")  # whose answers change at every step
+    pictures = [view.picture.value for view in explorer.views]
+    explorer.step.value = 1
+    assert [view.error_view.error for view in explorer.views] == [None] * len(views)
+    assert all(
+        view.picture.value != old for view, old in zip(explorer.views, pictures, strict=True)
+    )
+
+
+def test_limits_of_drift_stay_over_the_steps(result):
+    figures = [inside.drift_view(result, step, "pets") for step in (0, 1, 2)]
+    limits = {figure.axes[0].get_ylim() for figure in figures}
+    assert len(limits) == 1
+    assert limits.pop()[1] >= 0.1
+
+
+def test_map_shows_the_classes_of_the_chosen_domain(result, positions):
+    draw = inside.map_view(positions, by_class=True)
+    names = {text.get_text() for text in draw(result, 2, "land").axes[0].texts}
+    assert {"river", "forest", "road", "sea"} <= names

@@ -1,0 +1,131 @@
+"""Figures of feature shift, predictions and orders: what a reader sees is what the frame says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from planted import LABELS, frozen_features, made_up_run, planted_probes
+
+from vlcl_toolkit import analysis, plotting
+
+
+@pytest.fixture
+def ax():
+    return plotting.new_figure()[1]
+
+
+@pytest.fixture
+def probes():
+    """Class 2 of signs loses its text in step 1, all of faces moves."""
+    now = frozen_features()
+    images, texts = now["signs"]
+    now["signs"] = (images, texts * np.array([[1], [1], [-1], [1]], np.float32))
+    now["faces"] = (now["faces"][0] + np.float32(0.2), now["faces"][1])
+    return planted_probes(frozen_features(), now)
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def labels(ticks):
+    return [label.get_text() for label in ticks]
+
+
+def test_map_shows_every_image_and_text_of_its_step(probes, ax):
+    positions = analysis.feature_map(probes)
+    quality = analysis.map_quality(probes, positions, k=5)
+    plotting.feature_map(positions, ax, step=1, quality=quality)
+    assert sum(len(dots.get_offsets()) for dots in ax.collections) == 3 * len(LABELS)
+    assert sum(line.get_marker() == "*" for line in ax.lines) == 12
+    assert ax.get_title(loc="left") == "after land"
+    assert f"trustworthiness {quality['trustworthiness'][1]:.2f}" in ax.get_xlabel()
+    # The limits do not depend on the step, so that a film holds still.
+    other = plotting.feature_map(positions, plotting.new_figure()[1], step=0)
+    assert other.get_xlim() == ax.get_xlim()
+
+
+def test_map_of_one_domain_names_its_classes(probes, ax):
+    plotting.feature_map(analysis.feature_map(probes), ax, step=0, domain="signs", trails=True)
+    assert texts(ax) == [f"signs {c}" for c in range(4)]
+    assert ax.get_title(loc="left") == "frozen backbone"
+
+
+def test_curves_name_every_domain_without_overlap(probes, ax):
+    kept = analysis.neighbours_kept(probes, k=5)
+    plotting.curves_by_step(kept, ax, value="kept", chance=5 / 31)
+    assert sorted(texts(ax)) == [" by chance", "faces", "land", "signs"]
+    heights = sorted(t.get_position()[1] for t in ax.texts if not t.get_text().startswith(" "))
+    low, high = ax.get_ylim()
+    assert min(np.diff(heights)) > 0.07 * (high - low)
+    assert labels(ax.get_xticklabels()) == ["frozen", "land"]
+    assert "higher is better" in ax.get_ylabel()
+
+
+def test_histograms_hold_all_images(probes, ax):
+    plotting.margin_histogram(analysis.margins(probes), ax, domain="signs", step=1)
+    assert sum(patch.get_height() for patch in ax.patches[:-1]) == len(LABELS)
+    assert labels(ax.get_legend().texts) == ["after land: 75% right", "frozen backbone: 100% right"]
+    assert any(np.isclose(patch.get_x(), 0) for patch in ax.patches[:-1])  # bins end at 0
+
+
+def test_the_broken_class_is_on_top_and_framed(probes, ax):
+    classes = analysis.class_accuracy(analysis.margins(probes))
+    plotting.class_breaking(classes, ax, domain="signs")
+    assert labels(ax.get_yticklabels())[0] == "signs 2"
+    assert texts(ax)[:2] == ["100", "0"]
+    assert [patch.get_xy() for patch in ax.patches] == [(1, 0)]
+
+
+def test_confusions_say_where_images_went(probes, ax):
+    drift = analysis.confusion_drift(probes, 1, "signs")
+    plotting.confusion_change(drift, ax)
+    assert texts(ax)[2 * 4 + 2] == "−100"
+    assert texts(ax)[:4] == ["0"] * 4
+
+
+def test_differences_are_blue_for_gains_and_red_for_losses(ax):
+    table = pd.DataFrame([[10.0, -10], [0, np.nan]])
+    plotting.difference_cells(table, ax, limit=10)
+    gain, loss, none, unknown = ax.collections[0].get_array().reshape(4, 4)
+    assert gain[2] > gain[0]
+    assert loss[0] > loss[2]
+    assert none[:3].min() > 0.95
+    assert to_hex(unknown) == "#f3f3f3"
+    assert texts(ax) == ["+10", "−10", "0"]
+
+
+@pytest.fixture
+def runs():
+    return [
+        made_up_run("AB", [[50, 60], [90, 50], [70, 80]], held_out=[40, 39, 30]),
+        made_up_run("BA", [[60, 50], [85, 46], [55, 90]], held_out=[40, 35, 34]),
+        made_up_run("BA", [[60, 50], [85, 47], [np.nan] * 2], seed=1),
+    ]
+
+
+def test_spread_says_the_range(runs, ax):
+    plotting.order_spread(analysis.order_scores(runs), ax, columns=["transfer", "last"])
+    assert texts(ax) == ["4.0", "2.5"]
+    assert labels(ax.get_xticklabels()) == ["Transfer", "Last"]
+
+
+def test_orders_are_ranked(runs, ax):
+    plotting.order_ranking(analysis.order_scores(runs), ax)
+    assert texts(ax) == ["50.0", "46.5"]
+    strip = [to_hex(patch.get_facecolor()) for patch in ax.patches]
+    a, b = (plotting.domain_colour(name).lower() for name in "AB")
+    assert strip == [a, b, b, a]
+
+
+def test_ranking_before_any_score_is_known(runs, ax):
+    plotting.order_ranking(analysis.order_scores(runs[2:]), ax, column="last")
+    assert texts(ax) == []
+
+
+def test_pairs_are_where_the_matrix_has_them(runs, ax):
+    effects = analysis.pair_effects(analysis.pair_changes(runs))
+    plotting.pair_effects(analysis.pair_matrix(effects, "not yet learned"), ax)
+    places = {t.get_position(): t.get_text() for t in ax.texts}
+    assert places == {(1.5, 0.5): "−10", (0.5, 1.5): "−4"}
+    assert labels(ax.get_yticklabels()) == ["A", "B"]
