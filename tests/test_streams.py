@@ -117,7 +117,17 @@ def test_reorder_needs_a_permutation(order, message):
 def test_subset_keeps_the_given_order_and_held_out_tasks(stream):
     part = stream.subset(["food"])
     assert part.names == ("food",)
-    assert part.held_out is stream.held_out
+    assert part.held_out == stream.held_out
+
+
+def test_subset_can_hold_other_tasks_out(stream):
+    part = stream.subset([1], held_out=["pets"])
+    assert part.names == ("food",)
+    assert [task.name for task in part.held_out] == ["pets", "land"]
+    with pytest.raises(UserError, match=r"repeats \['pets'\]"):
+        stream.subset(["pets"], held_out=["pets"])
+    with pytest.raises(UserError, match="unknown task 'land'"):
+        stream.subset(["pets"], held_out=["land"])
 
 
 def test_streams_need_tasks_of_different_names(stream):

@@ -162,9 +162,16 @@ class TaskStream:
         """The same tasks in another order; see `resolve_order`."""
         return replace(self, tasks=tuple(self.tasks[i] for i in resolve_order(self, order)))
 
-    def subset(self, keys: Sequence[int | str]) -> "TaskStream":
-        """Only the tasks at `keys` (names or indices), in that order; held-out tasks stay."""
-        return replace(self, tasks=tuple(self[key] for key in keys))
+    def subset(
+        self, keys: Sequence[int | str], *, held_out: Sequence[int | str] = ()
+    ) -> "TaskStream":
+        """Only the tasks at `keys` (names or indices), in that order; held-out tasks stay.
+
+        Args:
+            held_out: other tasks of the stream that are tested after every step, too, and never learned.
+        """
+        tested = (*(self[key] for key in held_out), *self.held_out)
+        return replace(self, tasks=tuple(self[key] for key in keys), held_out=tested)
 
     def few_shot(self, k: int, seed: int = 0) -> "TaskStream":
         """Keep `k` random training and `min(k, 4)` validation images per class; tests stay whole.
