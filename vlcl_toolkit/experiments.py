@@ -53,20 +53,30 @@ def compare(
 
     Raises UserError for unknown methods or orders before anything is run.
     """
+    plan = plan_comparison(methods, stream, seeds, orders, configs, **options)
+    return _run_all(plan, stream, clip, jobs, progress)
+
+
+def plan_comparison(
+    methods: Sequence[str],
+    stream: TaskStream,
+    seeds: Sequence[int] = (0,),
+    orders: Sequence[Order] = (),
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> list[Job]:
+    """The runs of `compare`, by order, method and seed, for whoever does them.
+
+    Raises UserError for unknown methods or orders.
+    """
     streams = [stream.reorder(order) for order in orders] or [stream]
     methods = choose_methods(methods, stream.id)
     for name in configs or {}:
         method_class(name)
-    return _run_all(
-        [
-            Job(method, ordered.names, seed, dict((configs or {}).get(method, {})), options)
-            for ordered, method, seed in itertools.product(streams, methods, seeds)
-        ],
-        stream,
-        clip,
-        jobs,
-        progress,
-    )
+    return [
+        Job(method, ordered.names, seed, dict((configs or {}).get(method, {})), options)
+        for ordered, method, seed in itertools.product(streams, methods, seeds)
+    ]
 
 
 def learn_alone(

@@ -57,7 +57,7 @@ def run_jobs(
     Every run lies in its own default folder: what is finished is read, what was interrupted goes on.
     """
     if at_once == 1:
-        return [_do(job, stream, clip, progress) for job in jobs]
+        return [do_job(job, stream, clip, progress=progress) for job in jobs]
     results: dict[int, RunResult] = {}
     with _pool(at_once, stream, clip) as pool:
         futures = {pool.submit(_do_in_worker, job): index for index, job in enumerate(jobs)}
@@ -71,7 +71,8 @@ def run_jobs(
     return [results[index] for index in range(len(jobs))]
 
 
-def _do(job: Job, stream: TaskStream, clip: Clip, progress: bool) -> RunResult:
+def do_job(job: Job, stream: TaskStream, clip: Clip, *, progress: bool = True) -> RunResult:
+    """Do one run here, in its default folder."""
     ordered = stream.subset(job.order).reorder(job.order)
     return run(
         job.method,
@@ -125,4 +126,4 @@ def _end_with_parent() -> None:
 
 
 def _do_in_worker(job: Job) -> RunResult:
-    return _do(job, _own["stream"], _own["clip"], progress=False)
+    return do_job(job, _own["stream"], _own["clip"], progress=False)

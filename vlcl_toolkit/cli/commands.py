@@ -13,6 +13,7 @@ from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from vlcl_toolkit.clip import Clip
+    from vlcl_toolkit.streams import TaskStream
 
 Backbone = Annotated["BackboneOptions", tyro.conf.arg(name="")]
 Data = Annotated[DataOptions, tyro.conf.arg(name="")]
@@ -45,6 +46,18 @@ class BackboneOptions:
             device=self.device,
             precision=self.precision,
         )
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Loads stream and backbone where a job runs."""
+
+    backbone: BackboneOptions
+    files: DataOptions
+    stream: str
+
+    def __call__(self) -> tuple["TaskStream", "Clip"]:
+        return self.files.load(self.stream), self.backbone.load()
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -130,8 +143,12 @@ def compare(
     out: Path | None = None,
     jobs: int | None = None,
     probes: bool = False,
+    cluster: Literal["slurm", "local"] | None = None,
+    cluster_set: KeyValues = (),
 ) -> None:
     """Run several methods over seeds and orders; print and write one table, and figures.
+
+    Give the same command again after an interruption: finished runs are read, the others go on where they were.
 
     Args:
         methods: Names, or "all": zero-shot and every method with a recipe for the stream.
@@ -142,6 +159,9 @@ def compare(
         out: Folder of table and figures; default: runs/<stream>/comparison. The runs lie in their own folders.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
         probes: Record what happens inside the network after every task; the numbers stay the same.
+        cluster: Submit every run as a job of its own: to Slurm; or "local", the same as processes here, to try it out.
+        cluster_set: Parameters of submitit, e.g. timeout_min=720 gpus_per_node=1 slurm_partition=gpu
+            slurm_array_parallelism=8.
     """
     from vlcl_toolkit import experiments
     from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
@@ -149,18 +169,29 @@ def compare(
     from vlcl_toolkit.cli.tables import print_alone, print_comparison
     from vlcl_toolkit.files import make_folder, write_atomic
 
+    if cluster and alone:
+        raise UserError("--alone runs here only; leave out --cluster or --alone")
     chosen, folder = files.load(stream), make_folder(out or Path("runs", stream, "comparison"))
-    clip = backbone.load()
     if alone:
+        clip = backbone.load()
         for method in experiments.choose_methods(methods, chosen.id):
             results = experiments.learn_alone(method, chosen, clip, seeds=seeds, jobs=jobs)
             table = alone_table(results)
             write_atomic(folder / f"alone_{method}.csv", table.to_csv(float_format="%.4f").encode())
             print_alone(method, table, len(seeds))
         return
-    results = experiments.compare(
-        methods, chosen, clip, seeds=seeds, orders=orders, jobs=jobs, probes=probes
-    )
+    if cluster:
+        from vlcl_toolkit.cluster import run_on_cluster
+
+        plan = experiments.plan_comparison(methods, chosen, seeds, orders, probes=probes)
+        load, parameters = _Sources(backbone, files, stream), _settings(cluster_set)
+        results = run_on_cluster(
+            plan, load, folder / "jobs", cluster=cluster, parameters=parameters
+        )
+    else:
+        results = experiments.compare(
+            methods, chosen, backbone.load(), seeds=seeds, orders=orders, jobs=jobs, probes=probes
+        )
     scores = score_table(results)
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.4f").encode())
     write_comparison(folder, results, scores)
