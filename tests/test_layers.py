@@ -10,7 +10,7 @@ import vlcl_toolkit
 PACKAGE = Path(vlcl_toolkit.__file__).parent
 LAYERS = [
     {"errors", "files", "seeds", "checkpoint"},
-    {"weights", "transforms", "clip", "streams"},
+    {"weights", "transforms", "random_backbone", "clip", "streams"},
     {"methods", "recipes"},
     {
         "evaluation",

@@ -17,6 +17,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.random_backbone import PREFIX, load_random
 from vlcl_toolkit.transforms import ImageTransform
 from vlcl_toolkit.weights import hash_weights, load_weights
 
@@ -160,7 +161,8 @@ def load_clip(
     """Load a backbone.
 
     Args:
-        name: "mini" (embedded) or any ViT CLIP of open_clip, e.g. "ViT-B-16-quickgelu".
+        name: "mini" (embedded), any ViT CLIP of open_clip, e.g. "ViT-B-16-quickgelu", or
+            "random:ViT-B-16-quickgelu:depth=2,..." for a rehearsal; see random_backbone.py.
         pretrained: a weight set that open_clip knows for that model, e.g. "openai" (fetched once).
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         precision: of the towers; weights are float32 in any case.
@@ -179,6 +181,10 @@ def load_clip(
 
         model, tokenizer = load_mini(path)
         source = str(path or "embedded")
+    elif name.startswith(PREFIX):
+        if pretrained is not None or path is not None:
+            raise UserError(f"{name!r} has random weights; leave out pretrained= and checkpoint=")
+        model, tokenizer, source = load_random(name)
     else:
         model, source = _load_open_clip(name, pretrained, path)
         tokenizer = open_clip.get_tokenizer(name)
