@@ -7,6 +7,7 @@ from matplotlib.colors import to_hex
 from planted import LABELS, frozen_features, made_up_run, planted_probes
 
 from vlcl_toolkit import analysis, plotting
+from vlcl_toolkit.plotting.labels import name_points
 
 
 @pytest.fixture
@@ -47,8 +48,19 @@ def test_map_shows_every_image_and_text_of_its_step(probes, ax):
 
 def test_map_of_one_domain_names_its_classes(probes, ax):
     plotting.feature_map(analysis.feature_map(probes), ax, step=0, domain="signs", trails=True)
-    assert texts(ax) == [f"signs {c}" for c in range(4)]
+    assert sorted(texts(ax)) == [f"signs {c}" for c in range(4)]
     assert ax.get_title(loc="left") == "frozen backbone"
+
+
+def test_names_of_crowded_points_do_not_overlap(ax):
+    places = np.array([[0.5, 0.5], [0.5, 0.51], [0.51, 0.5], [0.99, 0.5], [0.01, 0.5]])
+    names = ["honeycomb", "checkered", "crossed", "at the right", "at the left"]
+    name_points(ax, places, names)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [box.count_overlaps(boxes) for box in boxes] == [1] * 5  # each overlaps with itself
+    edges = ax.get_window_extent()
+    assert all(edges.x0 < box.x0 and box.x1 < edges.x1 for box in boxes)
 
 
 def test_curves_name_every_domain_without_overlap(probes, ax):

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 
+from vlcl_toolkit.plotting.labels import name_points
 from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, domain_marker, in_style
 
 # What can be drawn over the steps, with its unit and direction.
@@ -39,8 +39,8 @@ def feature_map(
     Args:
         positions: of `analysis.feature_map` or `analysis.feature_film`, all steps.
         step: the one to show.
-        domain: show one domain in full colour, coloured by class and with its class texts named; the
-            others in grey. By default each domain has its colour.
+        domain: show where this domain is, coloured by class and with its class texts named; what
+            else lies there is grey. By default all domains, each in its colour.
         quality: of `analysis.map_quality`; its numbers are written below the map.
         trails: a line from where the frozen backbone has the middle of each domain to where it is.
             Only for PCA: on a UMAP the middle of several islands is no place.
@@ -58,11 +58,15 @@ def feature_map(
     if trails and step:
         for name in names if domain is None else [domain]:
             _trail(ax, positions, name, step)
-    for axis, column in (("x", "x"), ("y", "y")):
-        low, high = positions[column].min(), positions[column].max()
-        room = 0.06 * (high - low)
+    shown = positions if domain is None else positions[positions["domain"] == domain]
+    for axis in ("x", "y"):
+        low, high = shown[axis].min(), shown[axis].max()
+        room = (0.06 if domain is None else 0.15) * (high - low)  # names need some
         getattr(ax, f"set_{axis}lim")(low - room, high + room)
         getattr(ax, f"set_{axis}ticks")([])
+    if domain is not None:
+        texts = now[(now["domain"] == domain) & (now["kind"] == "class")]
+        name_points(ax, texts[["x", "y"]].to_numpy(), [str(name) for name in texts["class_name"]])
     ax.spines[:].set_visible(True)
     ax.spines[:].set_color("#dddddd")
     after = str(now["after"].iloc[0])
@@ -125,7 +129,7 @@ def _dots(ax: Axes, images: pd.DataFrame, name: str, *, by_class: bool) -> None:
         )
         return
     for label, points in images.groupby("label"):
-        ax.scatter(points["x"], points["y"], color=class_colour(int(label)), **look)
+        ax.scatter(points["x"], points["y"], color=class_colour(int(label)), **look | {"s": 30})
 
 
 def _anchors(ax: Axes, texts: pd.DataFrame, name: str, *, by_class: bool) -> None:
@@ -133,11 +137,6 @@ def _anchors(ax: Axes, texts: pd.DataFrame, name: str, *, by_class: bool) -> Non
         colour = class_colour(text.label) if by_class else domain_colour(name)
         size = 13 if by_class else 9
         ax.plot(text.x, text.y, "*", color=colour, mec=INK, mew=0.8, ms=size, zorder=4)
-        if by_class:
-            place: dict[str, Any] = {"textcoords": "offset points", "zorder": 5, "fontsize": 10}
-            shown = ax.annotate(text.class_name, (text.x, text.y), (6, 4), **place)
-            shown.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-            shown.set_clip_on(True)
 
 
 def _trail(ax: Axes, positions: pd.DataFrame, name: str, step: int) -> None:
