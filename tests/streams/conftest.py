@@ -4,21 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from streams import replicas
-from vlcl_toolkit.streams.splits import facts
+from vlcl_toolkit.streams.replicas import MTIL, write_replicas
 
 
 @pytest.fixture(scope="session")
 def mtil_root(tmp_path_factory) -> Path:
     """A data folder with all eleven data sets and CoOp's split files."""
-    return replicas.make_mtil(tmp_path_factory.mktemp("data"))
+    return write_replicas(tmp_path_factory.mktemp("data"), list(MTIL))
 
 
 @pytest.fixture(scope="session")
 def imagenet_root(tmp_path_factory) -> Path:
     """A data folder with Tiny-ImageNet and a full set of ImageNet's 1000 class folders."""
-    root, known = tmp_path_factory.mktemp("imagenet"), facts("class_incremental")
-    replicas.make_tiny_imagenet(root, known["tinyimagenet_wnids"])
-    others = [f"n{2000000 + i:08}" for i in range(900)]  # sorted after the first hundred
-    replicas.make_imagenet(root, known["imagenet100_wnids"] + others)
-    return root
+    return write_replicas(tmp_path_factory.mktemp("imagenet"), ["TinyImageNet", "ImageNet"])

@@ -5,13 +5,15 @@ import pytest
 import torch
 from tiny import tiny_stream
 
-from streams import official_names, replicas
 from vlcl_toolkit import run
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.evaluation import class_incremental_scores
 from vlcl_toolkit.streams import TaskStream, load_stream
 from vlcl_toolkit.streams.class_incremental import VARIANTS, class_names
 from vlcl_toolkit.streams.label_space import LabelSpace
+from vlcl_toolkit.streams.replicas import imagenet, tiny_imagenet
+from vlcl_toolkit.streams.replicas import names as official_names
+from vlcl_toolkit.streams.replicas.drawing import label_of
 from vlcl_toolkit.streams.splits import facts
 
 KNOWN = facts("class_incremental")
@@ -55,7 +57,7 @@ def check_labels(stream: TaskStream, order: list[int]) -> None:
             assert sorted(set(data.labels.tolist())) == list(range(len(task.class_names)))
             for index in range(0, len(data), max(1, len(data) // 5)):
                 image, label = data[index]
-                found = replicas.label_of(image.permute(1, 2, 0).numpy())
+                found = label_of(image.permute(1, 2, 0).numpy())
                 assert found == order[start + int(label)]
         start += len(task.class_names)
 
@@ -85,10 +87,10 @@ def test_missing_and_wrong_sets_are_named(tmp_path, imagenet_root):
     with pytest.raises(UserError, match=r"must have 100000 train images.*have 400"):
         load_stream("tinyimagenet-5", root=imagenet_root)
     wnids = KNOWN["tinyimagenet_wnids"]
-    replicas.make_tiny_imagenet(tmp_path, sorted(wnids))
+    tiny_imagenet(tmp_path, sorted(wnids))
     with pytest.raises(UserError, match="does not list the 200 classes in the published order"):
         load_stream("tinyimagenet-5", root=tmp_path, verify=False)
-    replicas.make_imagenet(tmp_path, KNOWN["imagenet100_wnids"][:99])
+    imagenet(tmp_path, KNOWN["imagenet100_wnids"][:99])
     with pytest.raises(UserError, match=r"lacks 1 class folders, e.g. n01855672"):
         load_stream("imagenet100-10", root=tmp_path, verify=False)
     with pytest.raises(UserError, match=r"must have 1000 class folders.*found 99"):

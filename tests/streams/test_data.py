@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from streams import replicas
 from vlcl_toolkit.cli import main
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams import data_prepare
 from vlcl_toolkit.streams.data_check import check_data
+from vlcl_toolkit.streams.replicas import mtil as replicas
 from vlcl_toolkit.streams.sources import SOURCES, Download, Source
 
 # Check

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from streams import official_names, replicas
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams import PictureData, TaskStream, load_batch, load_stream
 from vlcl_toolkit.streams.diki_protocol import TEMPLATES
 from vlcl_toolkit.streams.mtil import mtil_names
+from vlcl_toolkit.streams.replicas import mtil as replicas
+from vlcl_toolkit.streams.replicas import names as official_names
+from vlcl_toolkit.streams.replicas.drawing import label_of
 from vlcl_toolkit.streams.splits import facts, random_80_20
 from vlcl_toolkit.transforms import ImageTransform
 
@@ -92,7 +94,7 @@ def test_every_image_has_its_label(stream):
                 if task.name == "MNIST":
                     assert pixels[0, 0, 0] == 20 + 24 * int(label)
                     continue
-                found = replicas.label_of(pixels)
+                found = label_of(pixels)
                 if task.name == "Caltech101" and split_of(stream) == "coop":
                     found -= found > 1  # Faces_easy is left out
                 assert found == int(label), (task.name, index)

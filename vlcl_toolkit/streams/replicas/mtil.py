@@ -1,10 +1,5 @@
-"""Replicas of the official downloads: their folders, file names and annotation formats, tiny images.
+"""Replicas of MTIL's eleven data sets: folders, file names and annotations as published, tiny images."""
 
-The colour of every image tells its label (`label_of`), so that a test can see from the pixels whether
-images and labels belong together.
-"""
-
-import json
 import pickle
 import random
 import struct
@@ -12,43 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import savemat
 
-from streams import official_names as names
+from vlcl_toolkit.streams.replicas import names
+from vlcl_toolkit.streams.replicas.drawing import colour, write_image, write_json, write_text
 
 TRAIN, VALIDATION, TEST = 3, 1, 2
 """Images per class in each official part."""
-SIZE = (20, 16)
-
-
-def colour(label: int) -> tuple[int, int, int]:
-    return 20 + label % 10 * 24, 20 + label // 10 % 10 * 24, 20 + label // 100 * 24
-
-
-def label_of(pixels: np.ndarray) -> int:
-    """Label that the mean colour of RGB pixels [H, W, 3] stands for."""
-    digits = np.rint((pixels.reshape(-1, 3).mean(axis=0) - 20) / 24).astype(int)
-    return int(digits @ [1, 10, 100])
-
-
-def write_image(path: Path, label: int, *, grey: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", SIZE, colour(label))
-    (image.convert("L") if grey else image).save(path, quality=95)
-
-
-def write_text(path: Path, lines: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def aircraft(root: Path) -> None:
+    """FGVC-Aircraft."""
     data = root / "fgvc-aircraft-2013b/data"
     write_text(data / "variants.txt", names.VARIANTS)
     write_text(data / "families.txt", sorted({v.split("-")[0] for v in names.VARIANTS}))
@@ -67,6 +36,7 @@ def aircraft(root: Path) -> None:
 
 
 def caltech(root: Path) -> None:
+    """Caltech101, with CoOp's split file."""
     base = root / "caltech101/101_ObjectCategories"
     write_image(base / "BACKGROUND_Google/image_0001.jpg", 0)
     split: dict[str, list] = {"train": [], "val": [], "test": []}
@@ -88,6 +58,7 @@ def caltech(root: Path) -> None:
 
 
 def cifar100(root: Path) -> None:
+    """CIFAR100, python version."""
     base = root / "cifar-100-python"
     base.mkdir(parents=True)
     for part, count in (("train", 5), ("test", TEST)):
@@ -108,6 +79,7 @@ def cifar100(root: Path) -> None:
 
 
 def dtd(root: Path) -> None:
+    """DTD, ten partitions, with CoOp's split file."""
     base, split = root / "dtd/dtd", {"train": [], "val": [], "test": []}
     lines: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(names.DTD):
@@ -127,6 +99,7 @@ def dtd(root: Path) -> None:
 
 
 def eurosat(root: Path) -> None:
+    """EuroSAT (RGB), with CoOp's split file."""
     split: dict[str, list] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(names.EUROSAT):
         for i in range(1, 11):
@@ -138,6 +111,7 @@ def eurosat(root: Path) -> None:
 
 
 def flowers(root: Path) -> None:
+    """Flowers102, with CoOp's split file."""
     base, labels = root / "flowers-102", []
     ids: dict[str, list[int]] = {"trnid": [], "valid": [], "tstid": []}
     split: dict[str, list] = {"train": [], "val": [], "test": []}
@@ -156,6 +130,7 @@ def flowers(root: Path) -> None:
 
 
 def food(root: Path) -> None:
+    """Food101, with CoOp's split file."""
     base, split = root / "food-101", {"train": [], "val": [], "test": []}
     meta: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     for label, name in enumerate(names.FOODS):
@@ -176,6 +151,7 @@ def food(root: Path) -> None:
 
 
 def mnist(root: Path) -> None:
+    """MNIST, IDX files."""
     base = root / "MNIST/raw"
     base.mkdir(parents=True)
     for part, count in (("train", 10), ("t10k", TEST)):
@@ -188,6 +164,7 @@ def mnist(root: Path) -> None:
 
 
 def pets(root: Path) -> None:
+    """Oxford-IIIT Pet, with CoOp's split file."""
     base, split = root / "oxford-iiit-pet", {"train": [], "val": [], "test": []}
     lines: dict[str, list[str]] = {"trainval": [], "test": []}
     for label, name in enumerate(names.PETS):
@@ -209,6 +186,7 @@ def pets(root: Path) -> None:
 
 
 def cars(root: Path) -> None:
+    """StanfordCars, with CoOp's split file."""
     base, split = root / "stanford_cars", {"train": [], "val": [], "test": []}
     fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
     for part, count in (("train", TRAIN), ("test", TEST)):
@@ -233,6 +211,7 @@ def cars(root: Path) -> None:
 
 
 def sun397(root: Path) -> None:
+    """SUN397, with CoOp's split file."""
     base, split = root / "SUN397", {"train": [], "val": [], "test": []}
     write_text(base / "ClassName.txt", names.SCENES)
     for label, name in enumerate(names.SCENES):
@@ -257,32 +236,3 @@ MTIL: dict[str, Callable[[Path], None]] = {
     "StanfordCars": cars,
     "SUN397": sun397,
 }
-
-
-def make_mtil(root: Path) -> Path:
-    """All eleven data sets, with CoOp's split files."""
-    for build in MTIL.values():
-        build(root)
-    return root
-
-
-def make_tiny_imagenet(root: Path, wnids: list[str]) -> None:
-    base, lines = root / "tiny-imagenet-200", []
-    write_text(base / "wnids.txt", wnids)
-    write_text(base / "words.txt", [f"{wnid}\tword, other word" for wnid in sorted(wnids)])
-    for label, wnid in enumerate(wnids):
-        boxes = []
-        for i in range(2):
-            write_image(base / f"train/{wnid}/images/{wnid}_{i}.JPEG", label)
-            boxes.append(f"{wnid}_{i}.JPEG\t0\t0\t9\t9")
-        write_text(base / f"train/{wnid}/{wnid}_boxes.txt", boxes)
-        write_image(base / f"val/images/val_{label}.JPEG", label)
-        lines.append(f"val_{label}.JPEG\t{wnid}\t0\t0\t9\t9")
-    random.Random(0).shuffle(lines)
-    write_text(base / "val/val_annotations.txt", lines)
-
-
-def make_imagenet(root: Path, wnids: list[str]) -> None:
-    for label, wnid in enumerate(wnids):
-        write_image(root / f"imagenet/train/{wnid}/{wnid}_{label}.JPEG", label)
-        write_image(root / f"imagenet/val/{wnid}/ILSVRC2012_val_{label:08}.JPEG", label)
