@@ -21,6 +21,7 @@ from vlcl_toolkit.streams.registry import load_stream
 
 GALLERY_SEEDS = (0, 1, 2)
 LEARNING_RATES, ORDERS = (2e-4, 2.8e-4, 4e-4, 5.6e-4, 8e-4), ("default", "reversed")
+PAIR_ORDERS = (*ORDERS, "alphabetical")
 
 
 def write_comparison(
@@ -68,11 +69,10 @@ def write_gallery(folder: Path) -> list[Path]:
         score_table(tried, "learning_rate"), ax, frozen_transfer=frozen_transfer(tried)
     )
     pictures["learning_rate.png"] = to_png(figure)
-    finetune = {r.folder: r for r in (*results, *tried) if r.method == "finetune"}.values()
-    recipe = next(iter(finetune)).config["method_config"]
-    pictures["pairs.png"] = pair_figure(
-        [r for r in finetune if r.config["method_config"] == recipe]
+    in_orders = compare(
+        ["finetune"], stream, clip, seeds=GALLERY_SEEDS, orders=PAIR_ORDERS, jobs=None
     )
+    pictures["pairs.png"] = pair_figure(in_orders)
     pictures |= inside_figures(stream, clip)
     return paths + _write(folder, pictures)
 
