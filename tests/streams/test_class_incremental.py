@@ -85,7 +85,7 @@ def test_missing_and_wrong_sets_are_named(tmp_path, imagenet_root):
     with pytest.raises(UserError, match=r"ImageNet is not complete.*register at image-net.org"):
         load_stream("imagenet100-10", root=tmp_path)
     with pytest.raises(UserError, match=r"must have 100000 train images.*have 400"):
-        load_stream("tinyimagenet-5", root=imagenet_root)
+        load_stream("tinyimagenet-5", root=imagenet_root, verify=True)
     wnids = KNOWN["tinyimagenet_wnids"]
     tiny_imagenet(tmp_path, sorted(wnids))
     with pytest.raises(UserError, match="does not list the 200 classes in the published order"):

@@ -215,12 +215,12 @@ def test_grey_images_keep_their_mode_until_they_are_resized(mtil_root):
 
 def test_sizes_are_checked_unless_told_otherwise(mtil_root):
     with pytest.raises(UserError, match=r"DTD \(split 'zscl'\) must have 1880 train images.* 141"):
-        load_stream("mtil", root=mtil_root, sets=["DTD"])
+        load_stream("mtil", root=mtil_root, sets=["DTD"], verify=True)
 
 
 def test_unverified_pickles_and_annotations_are_refused(mtil_root):
     with pytest.raises(UserError, match=r"CIFAR100.*damaged or inconsistent"):
-        load_stream("mtil", root=mtil_root, sets=["CIFAR100"])
+        load_stream("mtil", root=mtil_root, sets=["CIFAR100"], verify=True)
 
 
 @pytest.mark.parametrize("name", ORDER_I)

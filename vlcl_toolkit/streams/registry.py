@@ -28,7 +28,8 @@ def load_stream(name: str = "mini", **options: Any) -> TaskStream:
         options: of full-size streams and folders:
             root: folder of the data sets; default: the environment variable VLCL_DATA.
             cache: folder for decoded images. skip_unreadable: leave out damaged images.
-            verify: False for replicas of the data sets, whose sizes are not the published ones.
+            verify: False for replicas of the data sets, whose sizes are not the published ones;
+            default: True but for those of `write_replicas`.
             split: of MTIL, "zscl" or "coop". sets: of MTIL, only these. seed: of few-shot draws.
             reference: "imagenet", "tinyimagenet" or a folder of images; captions: a file of
             sentences; see `reference_source`.
@@ -67,6 +68,7 @@ def _call(
     import inspect
 
     from vlcl_toolkit.streams.material import Material
+    from vlcl_toolkit.streams.replicas import is_replica
 
     material = {_MATERIAL[k]: v for k, v in options.items() if k in _MATERIAL}
     others = {k: v for k, v in options.items() if k not in (*_MATERIAL, "captions")}
@@ -81,6 +83,8 @@ def _call(
             raise unknown_name(
                 f"option of {name!r}", option, known | _MATERIAL.keys() | {"captions"}
             )
-    if not root:
+    if root:
+        material.setdefault("verify", not is_replica(options.get("root")))
+    else:
         material.setdefault("given_root", first)
     return function(first, Material(**material), **others)

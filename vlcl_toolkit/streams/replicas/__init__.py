@@ -1,14 +1,16 @@
 """Small imitations of the data sets: the official layouts byte for byte, a few tiny images per class.
 
-With them the readers are tested, and a whole run is rehearsed, where nothing can be downloaded. A
-stream of replicas needs `verify=False` (`--replica`), and its split id says "replica".
+With them the readers are tested, and a whole run is rehearsed, where nothing can be downloaded. The
+split id of a stream of replicas says "replica".
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.files import make_folder
+from vlcl_toolkit.streams.material import VARIABLE
 from vlcl_toolkit.streams.replicas.imagenet import captions, imagenet, tiny_imagenet
 from vlcl_toolkit.streams.replicas.mtil import MTIL
 
@@ -55,6 +57,7 @@ def write_replicas(root: str | Path, sets: Sequence[str] = ()) -> Path:
     return root
 
 
-def is_replica(root: str | Path) -> bool:
-    """Whether a data folder was written by `write_replicas`."""
-    return (Path(root) / _MARK).is_file()
+def is_replica(root: str | Path | None) -> bool:
+    """Whether a data folder was written by `write_replicas`; None: the one that VLCL_DATA names."""
+    given = root if root is not None else os.environ.get(VARIABLE)
+    return given is not None and (Path(given).expanduser() / _MARK).is_file()
