@@ -1,6 +1,5 @@
 """What each command does; tyro makes options and help of the signatures and docstrings."""
 
-import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,44 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from vlcl_toolkit.cli.data import AS_PUBLISHED, DataOptions, data
+from vlcl_toolkit.cli.data import AS_PUBLISHED, Data, DataOptions, data
+from vlcl_toolkit.cli.options import (
+    EMBEDDED,
+    Backbone,
+    BackboneOptions,
+    KeyValues,
+    read_settings,
+    read_value,
+)
 from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from vlcl_toolkit.clip import Clip
     from vlcl_toolkit.streams import TaskStream
-
-Backbone = Annotated["BackboneOptions", tyro.conf.arg(name="")]
-Data = Annotated[DataOptions, tyro.conf.arg(name="")]
-KeyValues = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
-
-
-@dataclass(frozen=True)
-class BackboneOptions:
-    """Which CLIP, where and how it computes."""
-
-    backbone: str = "mini"
-    """"mini" (embedded) or any ViT CLIP of open_clip, e.g. ViT-B-16-quickgelu."""
-    pretrained: str | None = None
-    """Weights that open_clip knows for that backbone, e.g. openai."""
-    checkpoint: Path | None = None
-    """A local weights file instead (.safetensors, .pt, .pth)."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the towers."""
-
-    def load(self) -> "Clip":
-        """The backbone (imported late, to keep --help fast)."""
-        from vlcl_toolkit.clip import load_clip
-
-        return load_clip(
-            self.backbone,
-            pretrained=self.pretrained,
-            checkpoint=self.checkpoint,
-            device=self.device,
-            precision=self.precision,
-        )
 
 
 @dataclass(frozen=True)
@@ -60,28 +35,9 @@ class _Sources:
         return self.files.load(self.stream), self.backbone.load()
 
 
-def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
-    settings = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise UserError(
-                f"a setting is written NAME=VALUE; found {pair!r}; e.g. --set learning_rate=3e-4"
-            )
-        settings[name] = _value(text)
-    return settings
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):  # a plain word is a word
-        return text
-
-
 def run(
     method: str,
-    backbone: Backbone = BackboneOptions(),
+    backbone: Backbone = EMBEDDED,
     files: Data = AS_PUBLISHED,
     stream: str = "mini",
     order: str | None = None,
@@ -125,7 +81,7 @@ def run(
         backbone.load(),
         seed=seed,
         out=out,
-        config=_settings(set),
+        config=read_settings(set),
         checkpoint_every=checkpoint_every,
         probes=probes,
     )
@@ -133,7 +89,7 @@ def run(
 
 
 def compare(
-    backbone: Backbone = BackboneOptions(),
+    backbone: Backbone = EMBEDDED,
     files: Data = AS_PUBLISHED,
     methods: tuple[str, ...] = ("all",),
     stream: str = "mini",
@@ -184,7 +140,7 @@ def compare(
         from vlcl_toolkit.cluster import run_on_cluster
 
         plan = experiments.plan_comparison(methods, chosen, seeds, orders, probes=probes)
-        load, parameters = _Sources(backbone, files, stream), _settings(cluster_set)
+        load, parameters = _Sources(backbone, files, stream), read_settings(cluster_set)
         results = run_on_cluster(
             plan, load, folder / "jobs", cluster=cluster, parameters=parameters
         )
@@ -203,7 +159,7 @@ def search(
     method: str,
     setting: str,
     values: tuple[str, ...],
-    backbone: Backbone = BackboneOptions(),
+    backbone: Backbone = EMBEDDED,
     files: Data = AS_PUBLISHED,
     stream: str = "mini",
     seeds: tuple[int, ...] = (0, 1),
@@ -233,7 +189,7 @@ def search(
     from vlcl_toolkit.files import make_folder, write_atomic
 
     folder = make_folder(out or Path("runs", stream, "search"))
-    parsed = [_value(value) for value in values]
+    parsed = [read_value(value) for value in values]
     results = experiments.search(
         method,
         files.load(stream),
@@ -242,7 +198,7 @@ def search(
         parsed,
         seeds=seeds,
         orders=orders,
-        config=_settings(set),
+        config=read_settings(set),
         jobs=jobs,
     )
     scores = score_table(results, setting)
@@ -267,7 +223,7 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:
 def import_(
     method: str,
     file: Path,
-    backbone: Backbone = BackboneOptions(),
+    backbone: Backbone = EMBEDDED,
     tasks: int | None = None,
     selector: Path | None = None,
     frozen: Path | None = None,
@@ -292,7 +248,7 @@ def import_(
 
     clip = backbone.load()
     options: dict[str, Any] = {"tasks": tasks, "selector": selector, "frozen": frozen}
-    imported = import_official(method, file, clip, settings=_settings(set), **options)
+    imported = import_official(method, file, clip, settings=read_settings(set), **options)
     print_import(imported, imported.write(out or Path("imported", method, file.stem)))
 
 

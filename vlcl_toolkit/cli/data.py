@@ -49,6 +49,7 @@ class DataOptions:
 
 
 AS_PUBLISHED = DataOptions()
+Data = Annotated[DataOptions, tyro.conf.arg(name="")]
 
 
 def data(
