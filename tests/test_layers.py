@@ -23,7 +23,7 @@ LAYERS = [
         "training",
         "probes",
     },
-    {"cluster", "experiments", "jobs", "prompt_strength", "weight_path"},
+    {"cluster", "experiments", "jobs", "prompt_strength", "reproduce", "weight_path"},
     {"analysis"},
     {"plotting"},
     {"widgets", "cli", "__main__", "__init__"},

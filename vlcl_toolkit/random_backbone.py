@@ -12,14 +12,12 @@ attention head); the text tower shrinks in proportion. pixels: side of an image,
 patch. dim: dimensions of the joint space. seed: of the weights, 0 unless given.
 """
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.model import CLIP
-from torch import Tensor
 
 from vlcl_toolkit.errors import UserError, unknown_name
 
@@ -28,7 +26,7 @@ _HEAD = 64  # channels of an attention head
 _OPTIONS = ("depth", "width", "pixels", "dim", "seed")
 
 
-def load_random(name: str) -> tuple[CLIP, Callable[[list[str]], Tensor], str]:
+def load_random(name: str) -> tuple[CLIP, Any, str]:
     """The model of a name, its tokenizer, and words for where its weights come from.
 
     Raises:

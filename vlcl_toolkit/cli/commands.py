@@ -16,6 +16,7 @@ from vlcl_toolkit.cli.options import (
     read_settings,
     read_value,
 )
+from vlcl_toolkit.cli.recipe import recipe
 from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -292,6 +293,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
     "compare": compare,
     "search": search,
+    "recipe": recipe,
     "show": show,
     "figures": figures,
     "pretrain-mini": pretrain_mini,

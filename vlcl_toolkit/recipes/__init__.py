@@ -1,4 +1,7 @@
-"""Recipes: the settings of each method on a stream, as YAML files beside this one."""
+"""Recipes: the settings of each method on a stream, as YAML files beside this one.
+
+`protocols/` names what a whole published run needs besides; see protocol.py.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ _FOLDER = Path(__file__).parent
 def recipe_config(method_name: str, stream_id: str) -> dict[str, Any]:
     """Settings that differ from the paper's defaults; empty where there is no recipe.
 
-    A recipe `mini.yaml` serves the streams "mini" and "mini-<anything>"; the longest name wins.
+    A recipe `mini.yaml` serves the streams "mini" and "mini-<anything>"; the longest name wins. With
+    `include: other` the settings of another recipe are taken first.
     """
     fitting = [
         path
@@ -20,5 +24,11 @@ def recipe_config(method_name: str, stream_id: str) -> dict[str, Any]:
     ]
     if not fitting:
         return {}
-    best = max(fitting, key=lambda path: len(path.stem))
-    return yaml.safe_load(best.read_text(encoding="utf-8")).get(method_name) or {}
+    return _read(max(fitting, key=lambda path: len(path.stem)), method_name)
+
+
+def _read(path: Path, method_name: str) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    other = content.get("include")
+    included = _read(_FOLDER / f"{other}.yaml", method_name) if other else {}
+    return included | (content.get(method_name) or {})

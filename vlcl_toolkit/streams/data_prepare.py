@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.files import make_folder
 from vlcl_toolkit.streams.mtil import mtil_names
-from vlcl_toolkit.streams.reference import CAPTIONS
+from vlcl_toolkit.streams.reference import CAPTIONS, CAPTIONS_ADDRESS
 from vlcl_toolkit.streams.sources import COOP_FILES, SOURCES, Download, coop_file
 
 _CHUNK = 2**20
@@ -58,8 +58,7 @@ def prepare_data(root: Path, sets: Sequence[str] = (), *, fetch: bool = True) ->
             path = root / coop_file(name)
             yield f"{name}: by hand, for split='coop': {COOP_FILES[name][1]} as {path}"
     if not sets and not (root / CAPTIONS).is_file():
-        address = "ai.google.com/research/ConceptualCaptions/download"
-        yield f"captions (for ZSCL): by hand: {address}, as {root / CAPTIONS}"
+        yield f"captions (for ZSCL): by hand: {CAPTIONS_ADDRESS}, as {root / CAPTIONS}"
 
 
 def _complete(name: str, root: Path) -> bool:

@@ -20,6 +20,7 @@ from vlcl_toolkit.streams.pictures import FilePictures, PictureData
 
 CAPTIONS = "conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"
 """Where the captions lie in the data folder; fetched by hand."""
+CAPTIONS_ADDRESS = "ai.google.com/research/ConceptualCaptions/download"
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 

@@ -16,13 +16,18 @@ TRAIN, VALIDATION, TEST = 3, 1, 2
 """Images per class in each official part."""
 
 
+def _empty_split() -> dict[str, list]:
+    return {"train": [], "val": [], "test": []}
+
+
 def aircraft(root: Path) -> None:
     """FGVC-Aircraft."""
     data = root / "fgvc-aircraft-2013b/data"
     write_text(data / "variants.txt", names.VARIANTS)
     write_text(data / "families.txt", sorted({v.split("-")[0] for v in names.VARIANTS}))
     write_text(data / "manufacturers.txt", ["Boeing"])
-    number, lines = 0, {}
+    lines: dict[str, list[str]] = {}
+    number = 0
     for part, count in (("train", TRAIN), ("val", VALIDATION), ("test", TEST)):
         lines[part] = []
         for label, variant in enumerate(names.VARIANTS):
@@ -39,7 +44,7 @@ def caltech(root: Path) -> None:
     """Caltech101, with CoOp's split file."""
     base = root / "caltech101/101_ObjectCategories"
     write_image(base / "BACKGROUND_Google/image_0001.jpg", 0)
-    split: dict[str, list] = {"train": [], "val": [], "test": []}
+    split = _empty_split()
     kept = [name for name in names.CALTECH if name != "Faces_easy"]
     renamed = {
         "airplanes": "airplane",
@@ -80,7 +85,7 @@ def cifar100(root: Path) -> None:
 
 def dtd(root: Path) -> None:
     """DTD, ten partitions, with CoOp's split file."""
-    base, split = root / "dtd/dtd", {"train": [], "val": [], "test": []}
+    base, split = root / "dtd/dtd", _empty_split()
     lines: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(names.DTD):
         number = 0
@@ -100,7 +105,7 @@ def dtd(root: Path) -> None:
 
 def eurosat(root: Path) -> None:
     """EuroSAT (RGB), with CoOp's split file."""
-    split: dict[str, list] = {"train": [], "val": [], "test": []}
+    split = _empty_split()
     for label, name in enumerate(names.EUROSAT):
         for i in range(1, 11):
             file = f"{name}/{name}_{i}.jpg"
@@ -114,7 +119,7 @@ def flowers(root: Path) -> None:
     """Flowers102, with CoOp's split file."""
     base, labels = root / "flowers-102", []
     ids: dict[str, list[int]] = {"trnid": [], "valid": [], "tstid": []}
-    split: dict[str, list] = {"train": [], "val": [], "test": []}
+    split = _empty_split()
     parts = ["trnid"] * TRAIN + ["valid"] * VALIDATION + ["tstid"] * TEST
     for part in parts:
         for label in range(102):
@@ -131,7 +136,7 @@ def flowers(root: Path) -> None:
 
 def food(root: Path) -> None:
     """Food101, with CoOp's split file."""
-    base, split = root / "food-101", {"train": [], "val": [], "test": []}
+    base, split = root / "food-101", _empty_split()
     meta: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     for label, name in enumerate(names.FOODS):
         files = [f"{name}/{1000 * label + i}" for i in range(TRAIN + TEST)]
@@ -165,7 +170,7 @@ def mnist(root: Path) -> None:
 
 def pets(root: Path) -> None:
     """Oxford-IIIT Pet, with CoOp's split file."""
-    base, split = root / "oxford-iiit-pet", {"train": [], "val": [], "test": []}
+    base, split = root / "oxford-iiit-pet", _empty_split()
     lines: dict[str, list[str]] = {"trainval": [], "test": []}
     for label, name in enumerate(names.PETS):
         for i in range(1, TRAIN + VALIDATION + TEST + 1):
@@ -187,7 +192,7 @@ def pets(root: Path) -> None:
 
 def cars(root: Path) -> None:
     """StanfordCars, with CoOp's split file."""
-    base, split = root / "stanford_cars", {"train": [], "val": [], "test": []}
+    base, split = root / "stanford_cars", _empty_split()
     fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
     for part, count in (("train", TRAIN), ("test", TEST)):
         records = []
@@ -212,7 +217,7 @@ def cars(root: Path) -> None:
 
 def sun397(root: Path) -> None:
     """SUN397, with CoOp's split file."""
-    base, split = root / "SUN397", {"train": [], "val": [], "test": []}
+    base, split = root / "SUN397", _empty_split()
     write_text(base / "ClassName.txt", names.SCENES)
     for label, name in enumerate(names.SCENES):
         for i in range(5):

@@ -1,0 +1,233 @@
+"""Published results beside a run's own, and what keeps the two from being comparable.
+
+The published numbers, their sources, and whether somebody looked them up there, stand in
+`data/published_results.json`.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.evaluation import class_incremental_scores, metric_vectors
+from vlcl_toolkit.files import data_path
+from vlcl_toolkit.random_backbone import PREFIX
+from vlcl_toolkit.recipes.protocol import Recipe
+from vlcl_toolkit.results import RunResult, row_names
+from vlcl_toolkit.streams.splits import facts
+
+SCORES = ("transfer", "average", "last")
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """One published result, percent.
+
+    Attributes:
+        protocol, method: the two parts of a recipe's name.
+        source: where the numbers stand. `verified`: read or recomputed from a repository of the
+            method's authors; False: quoted by others, as the source says.
+        scores: "transfer", "average", "last"; nan where not published.
+        label_space: "task" or "seen". `split`: "zscl", "coop", "unclear"; None: has no divisions.
+        steps: class-incremental, accuracy over the classes seen so far after each step.
+        cost: "gpu_hours", "peak_gpu_gb", "trained_parameters", "source"; empty where not published.
+    """
+
+    id: str
+    protocol: str
+    method: str
+    source: str
+    verified: bool
+    label_space: str
+    split: str | None
+    scores: dict[str, float]
+    matrix: list[list[float]] | None = None
+    zero_shot: dict[str, float] | None = None
+    steps: list[float] | None = None
+    cost: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def order(self) -> list[str]:
+        """The data sets of MTIL in this result's order."""
+        return list(facts("mtil")["orders"][self.protocol.removeprefix("mtil-order-")])
+
+    @property
+    def accuracy(self) -> pd.DataFrame:
+        """`[T+1, T]`, as of a `RunResult`; its first row is the published zero-shot accuracy.
+
+        Raises:
+            UserError: no matrix was published.
+        """
+        if self.matrix is None:
+            raise UserError(f"{self.id} has no accuracy matrix; its scores are all that there is")
+        names = self.order
+        frozen = next(e.zero_shot for e in published_for(self.protocol, "zero_shot"))
+        first = [(frozen or {}).get(name, math.nan) for name in names]
+        return pd.DataFrame([first, *self.matrix], row_names(names), names, dtype=float)
+
+
+@lru_cache(maxsize=1)
+def published_results() -> tuple[Published, ...]:
+    """Everything in `data/published_results.json`."""
+    path = data_path("published_results.json")
+    entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
+    for entry in entries:
+        scores = entry["scores"].items()
+        entry["scores"] = {name: math.nan if value is None else value for name, value in scores}
+    return tuple(Published(**entry) for entry in entries)
+
+
+def published_for(protocol: str, method: str) -> list[Published]:
+    """The published results of a recipe, those with most detail and verified first."""
+    fitting = [p for p in published_results() if (p.protocol, p.method) == (protocol, method)]
+    return sorted(fitting, key=lambda p: (not (p.matrix or p.steps), not p.verified))
+
+
+def published_scores(protocol: str) -> pd.DataFrame:
+    """Published scores of all methods under a protocol, one row each.
+
+    Columns: method, transfer, average, last (percent), verified, split, gpu_hours (nan: unknown),
+    source.
+
+    Raises:
+        UserError: nothing is published under that name.
+    """
+    entries = [entry for entry in published_results() if entry.protocol == protocol]
+    if not entries:
+        raise unknown_name("protocol", protocol, {entry.protocol for entry in published_results()})
+    rows = [
+        {"method": entry.method}
+        | entry.scores
+        | {"verified": entry.verified, "split": entry.split}
+        | {"gpu_hours": entry.cost.get("gpu_hours", math.nan), "source": entry.source}
+        for entry in entries
+    ]
+    return pd.DataFrame(rows)
+
+
+def own_scores(result: RunResult) -> dict[str, float]:
+    """Scores of a run as its protocol defines them: "average" and "last" of the steps if label space is "seen"."""
+    if result.config["label_space"] == "task":
+        return {name: result.metrics[name] for name in SCORES}
+    known = _steps(result)
+    return {"transfer": math.nan, "average": known["average"], "last": known["last"]}
+
+
+def _steps(result: RunResult) -> dict[str, Any]:
+    sizes = [result.config["images"][name][2] for name in result.order]
+    return class_incremental_scores(result.accuracy.to_numpy()[1:], sizes)
+
+
+def beside_published(result: RunResult, entry: Published) -> pd.DataFrame:
+    """A run beside a published result, percent.
+
+    Columns: (score, "ours"), (score, "published"). Rows: the data sets, where a matrix is published
+    for the order of the run, and "mean"; class-incremental: the steps, where they are published,
+    and "mean" (their last is the score "last").
+    """
+    ours, theirs = own_scores(result), entry.scores
+    rows: dict[str, dict[tuple[str, str], float]] = {}
+    if entry.matrix is not None and entry.order == result.order:
+        own = _by_task(result.accuracy.to_numpy()[1:], result.order)
+        known = _by_task(np.array(entry.matrix), result.order)
+        for name in result.order:
+            rows[name] = {(s, "ours"): own[s].get(name, math.nan) for s in SCORES}
+            rows[name] |= {(s, "published"): known[s].get(name, math.nan) for s in SCORES}
+    elif (
+        entry.zero_shot is not None
+        and list(entry.zero_shot)
+        and set(entry.zero_shot) == set(result.order)
+    ):
+        for name in result.order:
+            rows[name] = {("last", "ours"): float(result.accuracy[name].iloc[-1])}
+            rows[name][("last", "published")] = entry.zero_shot[name]
+    elif entry.steps is not None and len(entry.steps) == len(result.order):
+        measured = _steps(result)["accuracies"]
+        for name, mine, published in zip(result.order, measured, entry.steps, strict=True):
+            rows[name] = {("accuracy", "ours"): mine, ("accuracy", "published"): published}
+    rows["mean"] = {(s, "ours"): ours[s] for s in SCORES}
+    rows["mean"] |= {(s, "published"): theirs[s] for s in SCORES}
+    if entry.label_space == "seen":
+        rows["mean"] = {k: v for k, v in rows["mean"].items() if k[0] != "transfer"}
+    table = pd.DataFrame(rows).T
+    order = [("accuracy", *SCORES).index(score) * 2 + (who != "ours") for score, who in table]
+    return table.iloc[:, np.argsort(order)]
+
+
+def _by_task(matrix: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:
+    vectors = metric_vectors(matrix)
+    ends = {name: vectors[name].tolist() for name in SCORES}
+    return {
+        score: dict(zip(names[len(names) - len(values) :], values, strict=True))
+        for score, values in ends.items()
+    }
+
+
+def caveats(result: RunResult, recipe: Recipe) -> list[str]:
+    """What keeps a run's numbers from being the published ones, most serious first; one sentence each."""
+    config, backbone = result.config, result.config["backbone"]
+    entries = published_for(recipe.protocol, recipe.variant)
+    found = []
+    if not result.complete:
+        found.append("the run is not finished: scores are not known yet")
+    if "-replica-" in config["split_id"]:
+        found.append("the data sets are replicas: the numbers mean nothing")
+    if backbone["name"].startswith(PREFIX):
+        found.append(f"the backbone has random weights ({backbone['name']})")
+    elif backbone["name"] != recipe.backbone or recipe.pretrained not in backbone["pretrained"]:
+        found.append(
+            f"backbone {backbone['name']} ({backbone['pretrained']}) instead of {recipe.backbone} "
+            f"({recipe.pretrained})"
+        )
+    found += _changed_settings(result, recipe)
+    found.append(_label_space(config["label_space"]))
+    if config["split_id"].startswith("mtil"):
+        found += _division(config["split_id"].split("-")[1], entries)
+    if config["decision"] != "sample":
+        found.append(
+            "test images of a batch decide together to which task they belong (as published)"
+        )
+    if result.config.get("skipped_images"):
+        count = sum(config["skipped_images"].values())
+        found.append(f"{count} unreadable images were left out")
+    found += recipe.caveats
+    found += [f"{entry.id}: {entry.note}" for entry in entries if entry.note]
+    for entry in entries:
+        if not entry.verified:
+            found.append(f"published figure not verified: {entry.source}")
+    if not entries:
+        found.append("no published figure of this recipe is known here")
+    return found
+
+
+def _changed_settings(result: RunResult, recipe: Recipe) -> list[str]:
+    paper, own = json.loads(json.dumps(asdict(recipe.config()))), result.config["method_config"]
+    changed = [f"{name}={own.get(name)!r}" for name in paper if own.get(name) != paper[name]]
+    return [f"settings differ from the paper's: {', '.join(changed)}"] if changed else []
+
+
+def _label_space(label_space: str) -> str:
+    if label_space == "task":
+        return "label space 'task': an image is classified among the classes of its own data set"
+    return "label space 'seen': an image is classified among the classes of all steps so far"
+
+
+def _division(split: str, entries: list[Published]) -> list[str]:
+    texts = {
+        "zscl": "division 'zscl' (ZSCL, MoE-Adapters): the official parts, 80/20 where there are none; "
+        "SUN397's cannot equal the authors' (its file order is not known)",
+        "coop": "division 'coop' (DIKI): CoOp's parts, one template",
+    }
+    others = sorted({entry.split for entry in entries if entry.split not in (None, split)})
+    mixed = [
+        f"published for division {other!r}: test images differ for 8 of 11 data sets"
+        for other in others
+        if other != "unclear"
+    ]
+    return [texts[split], *mixed]
