@@ -34,7 +34,7 @@ def decision_matrix(decisions: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_yticks(range(len(rows)), [f"{name} ({status[name]})" for name in rows])
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     ax.set_ylabel("true domain")
-    ax.set_xlabel("chosen route (percent of the domain's images; frame: the right one)")
+    ax.set_xlabel("chosen route (percent of the domain's images;\nframe: the right one)")
     return ax
 
 
