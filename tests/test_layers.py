@@ -9,7 +9,7 @@ import vlcl_toolkit
 
 PACKAGE = Path(vlcl_toolkit.__file__).parent
 LAYERS = [
-    {"errors", "files", "seeds", "checkpoint"},
+    {"errors", "files", "seeds", "checkpoint", "division", "processes", "execution"},
     {"weights", "transforms", "random_backbone", "clip", "streams"},
     {"methods", "recipes"},
     {
@@ -20,6 +20,8 @@ LAYERS = [
         "interrupts",
         "run_folder",
         "session",
+        "devices",
+        "loading",
         "training",
         "probes",
     },

@@ -8,6 +8,7 @@ import torch
 import yaml
 from golden_cases import GOLDEN, assert_golden, read_case, zscl_clip
 from safetensors.torch import load_file
+from tiny import one_process
 
 from vlcl_toolkit import recipes
 from vlcl_toolkit.errors import UserError
@@ -18,8 +19,6 @@ from vlcl_toolkit.recipes import recipe_config
 from vlcl_toolkit.streams import ImageData, Task
 from vlcl_toolkit.training import train_step
 from vlcl_toolkit.weights import hash_weights
-
-NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 
 # Schedule
 
@@ -72,7 +71,7 @@ def test_zero_shot_encodes_the_classes_of_a_task_once(clip, stream, monkeypatch)
 def one_step(method, task, step=0):
     optimizer = method.optimizer(list(method.trainable().values()))
     images, labels = method.training_batch(task, step, seed=0)
-    return train_step(method, optimizer, images, labels, step, NO_SCALING)
+    return train_step(method, optimizer, images, labels, step, one_process())
 
 
 def test_finetune_trains_everything_but_the_logit_scale(clip, settings):
@@ -193,7 +192,7 @@ def test_finetune_follows_the_official_trajectory():
         losses, rates = [], []
         for step in range(method.steps(task)):
             batch = step % len(images)
-            terms = train_step(method, optimizer, images[batch], labels[batch], step, NO_SCALING)
+            terms = train_step(method, optimizer, images[batch], labels[batch], step, one_process())
             losses.append(terms["loss"])
             rates.append(terms["learning_rate"])
             values = dict(clip.model.named_parameters())

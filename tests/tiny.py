@@ -7,6 +7,7 @@ import torch
 from open_clip.model import CLIP
 
 from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.devices import Devices
 from vlcl_toolkit.streams import ImageData, Task, TaskStream
 
 CLASSES = {
@@ -63,3 +64,9 @@ def tiny_stream() -> TaskStream:
 
 # Fine-tuning that finishes in moments: 7 steps per task.
 SETTINGS = {"iterations": 6, "warmup": 2, "batch_size": 8, "learning_rate": 1e-3}
+
+
+@lru_cache(maxsize=1)
+def one_process() -> Devices:
+    """What `train_step` computes on: this process, in float32."""
+    return Devices(tiny_clip())

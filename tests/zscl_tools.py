@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from tiny import SETTINGS, random_images, tiny_clip, tiny_stream
+from tiny import SETTINGS, one_process, random_images, tiny_clip, tiny_stream
 
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.streams import TaskStream
@@ -28,7 +28,6 @@ SMALL = {
     "weight_ensemble": {"average_every": 3},
     "weight_consolidation": {},
 }
-NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 REFERENCE = Reference(
     random_images(21, 1, seed=7).images,
     ("a dog in the rain", "two cats", "a red car by the sea on a long and cloudy day"),
@@ -63,7 +62,7 @@ def learn(method, index=0, seed=0, each=lambda step: None):
     optimizer = method.optimizer(list(method.trainable().values()))
     for step in range(method.steps(task)):
         images, labels = method.training_batch(task, step, seed)
-        train_step(method, optimizer, images, labels, step, NO_SCALING)
+        train_step(method, optimizer, images, labels, step, one_process())
         each(step)
     method.end_task(index, task)
 

@@ -15,8 +15,11 @@ from jaxtyping import Float, Int
 from open_clip.model import CLIP
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from vlcl_toolkit.division import batch_of, divided, divided_whole, divides
 from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.processes import processes
 from vlcl_toolkit.random_backbone import PREFIX, load_random
 from vlcl_toolkit.transforms import ImageTransform
 from vlcl_toolkit.weights import hash_weights, load_weights
@@ -24,6 +27,7 @@ from vlcl_toolkit.weights import hash_weights, load_weights
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TEXTS_AT_ONCE = 512  # bounds the memory of a large prompt ensemble
+_LENGTHS = WeakTensorKeyDictionary()  # a step must not wait for the device to tell it
 
 
 def normalize(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
@@ -32,7 +36,11 @@ def normalize(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
 
 
 def encode_tokens(
-    model: CLIP, tokens: Int[Tensor, "n context"], *, whole: bool = False
+    model: CLIP,
+    tokens: Int[Tensor, "n context"],
+    *,
+    whole: bool = False,
+    length: int | None = None,
 ) -> Float[Tensor, "n dim"]:
     """Text features, not normalised, of token ids.
 
@@ -43,14 +51,23 @@ def encode_tokens(
         model: an open_clip CLIP with a causal text tower.
         tokens: ids with the end-of-text id, the largest of each row, at the pooled position.
         whole: run over all positions instead, as OpenAI's code does; rounding alone differs.
+        length: run over that many positions (where `tokens` are a part of a batch).
     """
     ends = tokens.argmax(dim=-1)
-    length = tokens.shape[1] if whole else int(ends.max()) + 1
+    if length is None:
+        length = tokens.shape[1] if whole else text_length(tokens)
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
     x = model.ln_final(x[torch.arange(len(x), device=x.device), ends])
     projection = model.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+def text_length(tokens: Int[Tensor, "n context"]) -> int:
+    """Positions up to the last end-of-text token; asked of the device once per tensor."""
+    if tokens not in _LENGTHS:
+        _LENGTHS[tokens] = int(tokens.argmax(dim=-1).max()) + 1
+    return _LENGTHS[tokens]
 
 
 class Clip:
@@ -84,6 +101,7 @@ class Clip:
         if precision not in _DTYPES:
             raise unknown_name("precision", precision, _DTYPES)
         self.device = find_device(device)
+        _check_precision(precision, self.device)
         self.model: CLIP = model.to(self.device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.pretrained, self.precision = name, pretrained, precision
@@ -97,6 +115,7 @@ class Clip:
         self.weights_sha256 = hash_weights(model)
         self.holder: str | None = None
         self.whole_texts = False
+        self._scale: tuple[tuple[int, int], float] = (0, -1), 0.0
 
     def __repr__(self) -> str:
         weights = f"{self.pretrained} {self.weights_sha256[:12]}".strip()
@@ -112,17 +131,48 @@ class Clip:
         """Token ids on the model's device."""
         return self.tokenizer(list(texts)).to(self.device)
 
-    def encode_image(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b dim"]:
-        """Unit-norm float32 features of transformed images."""
-        with self.autocast():
-            features = self.model.visual(images.to(self.device))
-        return normalize(features.float())
+    def encode_image(self, images: Float[Tensor, "part 3 h w"]) -> Float[Tensor, "b dim"]:
+        """Unit-norm float32 features of transformed images.
+
+        Where several processes divide a batch (`division.py`): of the whole batch.
+        """
+
+        def tower(part: Tensor) -> Tensor:
+            with self.autocast():
+                features = self.model.visual(part.to(self.device))
+            return normalize(features.float())
+
+        return divided(tower, images)
+
+    def encode_two(
+        self,
+        images: Float[Tensor, "part 3 h w"],
+        others: Float[Tensor, "other_part 3 h w"],
+        total: int,
+    ) -> tuple[Float[Tensor, "b dim"], Float[Tensor, "r dim"]]:
+        """`encode_image` of two sets, in one forward pass if nothing divides them.
+
+        Args:
+            total: of the whole batch that `others` are a part of.
+        """
+        if divides():
+            own = self.encode_image(images)
+            with batch_of(total):
+                return own, self.encode_image(others)
+        features = self.encode_image(torch.cat([images, others]))
+        own, rest = features.split([len(images), len(others)])
+        return own, rest
 
     def encode_text(self, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n dim"]:
         """Unit-norm float32 features of token ids."""
-        with self.autocast():
-            features = encode_tokens(self.model, tokens, whole=self.whole_texts)
-        return normalize(features.float())
+        length = tokens.shape[1] if self.whole_texts else text_length(tokens)
+
+        def tower(part: Tensor) -> Tensor:
+            with self.autocast():
+                features = encode_tokens(self.model, part, length=length)
+            return normalize(features.float())
+
+        return divided_whole(tower, tokens)
 
     def class_features(
         self, class_names: Sequence[str], templates: Sequence[str]
@@ -139,7 +189,11 @@ class Clip:
     @property
     def logit_scale(self) -> float:
         """The factor between cosine similarity and logit (100 in OpenAI's models)."""
-        return float(self.model.logit_scale.detach().exp())
+        parameter = self.model.logit_scale
+        version = (id(parameter), parameter._version)
+        if version != self._scale[0]:  # a step must not wait for the device to tell it
+            self._scale = version, float(parameter.detach().exp())
+        return self._scale[1]
 
     def logits(
         self,
@@ -192,13 +246,22 @@ def load_clip(
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """Resolve "auto" and check that the device exists.
+    """Resolve "auto", give each process of torchrun a GPU of its own, check that the device exists.
 
     Raises:
         UserError: no such device on this machine.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    started = processes()
+    if str(device) == "cuda" and started.world > 1:
+        there = torch.cuda.device_count()
+        if there < started.local_world:
+            raise UserError(
+                f"{started.local_world} processes on this machine need as many GPUs; found {there}; "
+                "lower --nproc-per-node, or use --device cpu"
+            )
+        device = f"cuda:{started.local_rank}"
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -206,6 +269,22 @@ def find_device(device: str | torch.device) -> torch.device:
         advice = "use 'cpu' or 'auto'"
         raise UserError(f"device {str(device)!r} is not there on this machine; {advice}") from error
     return found
+
+
+def _check_precision(precision: Precision, device: torch.device) -> None:
+    if device.type != "cuda" or precision == "fp32":
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    if precision == "bf16" and major < 8:  # emulated there, slower than float32
+        raise UserError(
+            f"bf16 needs a GPU of compute capability 8.0 or newer; {device} has {major}.{minor}; "
+            "use fp16 or fp32"
+        )
+    if precision == "fp16" and (major, minor) < (5, 3):
+        raise UserError(
+            f"fp16 needs a GPU of compute capability 5.3 or newer; {device} has {major}.{minor}; "
+            "use fp32"
+        )
 
 
 def _load_open_clip(

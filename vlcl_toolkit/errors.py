@@ -9,7 +9,14 @@ class UserError(Exception):
 
     The command line prints the message as one line and exits with code 2. Every other exception is
     a bug and keeps its traceback.
+
+    Args:
+        of_one_process: the other processes of a run do not notice, so that this one has to tell.
     """
+
+    def __init__(self, message: str, *, of_one_process: bool = False):
+        super().__init__(message)
+        self.of_one_process = of_one_process
 
 
 def unknown_name(kind: str, found: object, known: Iterable[str]) -> UserError:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.processes import processes
 from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training import run
@@ -40,8 +41,13 @@ class Job:
 def jobs_at_once(clip: Clip, runs: int, jobs: int | None = None) -> int:
     """How many of `runs` runs to do at once; None: one per CPU thread in use (at most 8), one on a GPU.
 
-    Raises UserError for fewer than one job.
+    Raises UserError for fewer than one job, or if torchrun started this: its processes share one run.
     """
+    if processes().world > 1:
+        raise UserError(
+            f"torchrun started {processes().world} processes, which share one run; found {runs} runs "
+            "side by side; use vlcl run or vlcl recipe, or start this without torchrun"
+        )
     if jobs is None:
         jobs = 1 if clip.device.type == "cuda" else min(torch.get_num_threads(), _MOST)
     if jobs < 1:

@@ -82,6 +82,12 @@ class RunFolder:
             self.store = CheckpointStore(self.path / "checkpoints")
             self.history = History(self.path / "history.jsonl")
 
+    def follow(self) -> None:
+        """Only read what another process of the same run has opened."""
+        result = self.path / "result.json"
+        self.finished = result.is_file() and read_json(result).get("complete") is True
+        self.store = CheckpointStore(self.path / "checkpoints")
+
     def restart(self) -> None:
         """Forget the run that lies here, so that it is made anew; the mark of its end goes first."""
         if not self.finished:

@@ -52,15 +52,14 @@ class local_seed:
 
 
 def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of the generators of torch (CPU, CUDA), NumPy and Python.
+    """The state of the generators of torch (CPU, the current GPU), NumPy and Python.
 
     Returns:
         tensors (uint8) and values that JSON can hold.
     """
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states = torch.cuda.get_rng_state_all()
-        tensors |= {f"cuda.{index}": state for index, state in enumerate(states)}
+        tensors["cuda.0"] = torch.cuda.get_rng_state()  # asking the others would occupy them
     name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, gauss_next = random.getstate()
     numpy_state = [name, np.asarray(keys).tolist(), position, has_gauss, gauss]
@@ -68,12 +67,10 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_rng_state(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Inverse of `rng_state`. CUDA states are set for the devices that exist here."""
+    """Inverse of `rng_state`, on the GPU that is current now, if there is one."""
     torch.set_rng_state(tensors["torch"])
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda.{index}" in tensors:
-                torch.cuda.set_rng_state(tensors[f"cuda.{index}"], index)
+    if torch.cuda.is_available() and "cuda.0" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda.0"])
     name, keys, position, has_gauss, gauss = values["numpy"]
     state = (name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss)
     np.random.set_state(state)  # noqa: NPY002

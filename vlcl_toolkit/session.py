@@ -5,13 +5,20 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from vlcl_toolkit.checkpoint import Checkpoint, pack_optimizer, unpack_optimizer
+from vlcl_toolkit.checkpoint import (
+    Checkpoint,
+    CheckpointWarning,
+    pack_optimizer,
+    unpack_optimizer,
+)
+from vlcl_toolkit.devices import Devices
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.evaluation import accuracy
 from vlcl_toolkit.events import Event, RowEvent, StepEvent, StopRun
@@ -56,28 +63,40 @@ class Session:
         method: Method,
         stream: TaskStream,
         folder: RunFolder,
+        devices: Devices,
         *,
         checkpoint_every: int,
         evaluate_all: bool,
         interrupt: DelayedInterrupt,
     ):
-        self.method, self.stream, self.folder = method, stream, folder
+        self.method, self.stream, self.folder, self.devices = method, stream, folder, devices
         self.label_space = LabelSpace(stream)
         self.checkpoint_every, self.evaluate_all = checkpoint_every, evaluate_all
         self.interrupt = interrupt
         self.listeners: list[Callable[[Event], None]] = []
         self.optimizer: torch.optim.Optimizer | None = None
-        device = method.clip.device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=method.clip.precision == "fp16")
-        self.checkpoint: Checkpoint | None = folder.store.load()
+        self._pending: list[
+            tuple[int, int, dict[str, Any]]
+        ] = []  # steps whose losses nobody looked at
+        self.checkpoint = self._load()
         saved = self.checkpoint.state["progress"] if self.checkpoint else {}
         self.progress = Progress(**saved)
-        folder.history.rewind(self.progress.history)
+        if devices.main:
+            folder.history.rewind(self.progress.history)
         self._saved_at = self.progress.position if self.checkpoint else -1
         forget_peak_memory(method.clip.device)
         self._clock = time.perf_counter()
 
     # Restoring, in the order in which the loop can take it up again.
+
+    def _load(self) -> Checkpoint | None:
+        # The first process warns of damaged files; all must have read before it writes the next one.
+        with warnings.catch_warnings():
+            if not self.devices.main:
+                warnings.simplefilter("ignore", CheckpointWarning)
+            checkpoint = self.folder.store.load()
+        self.devices.wait()
+        return checkpoint
 
     def restore_method(self) -> None:
         """After `attach`: what the method had learnt."""
@@ -96,9 +115,10 @@ class Session:
         if self.checkpoint and self.progress.step:
             state = self.checkpoint.state
             unpack_optimizer(self.optimizer, self._saved("optimizer."), state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+            self.devices.precision.load_state_dict(state["scaler"])
             set_rng_state(self._saved("rng."), state["rng"])
         self.checkpoint = None  # used up; free its memory
+        self.devices.set_up(self.method)
         return self.optimizer
 
     def _saved(self, prefix: str) -> dict[str, torch.Tensor]:
@@ -108,22 +128,37 @@ class Session:
 
     # Recording.
 
-    def step_done(self, step: int, steps: int, terms: dict[str, float]) -> None:
-        """Log a step, save if it is time, tell the listeners."""
-        done, task = self.progress, self.stream[self.progress.task_index]
-        if not math.isfinite(terms["loss"]):
-            advice = "lower the learning rate"
-            raise UserError(
-                f"the loss is {terms['loss']} at step {step} of {task.name!r}; {advice}"
-            )
-        self.folder.history.append({"task": task.name, "step": step} | terms)
+    def step_done(self, step: int, steps: int, terms: dict[str, Any]) -> None:
+        """Count a step; when it is time, log the last ones, save, tell the listeners."""
+        done = self.progress
         done.step = step + 1
         done.position += 1
+        self._pending.append((step, steps, terms))
+        saving = done.step % self.checkpoint_every == 0
+        if not saving and done.step % self.devices.log_every and done.step != steps:
+            return  # to look at a loss is to wait for the device
+        events = self._log_pending()
         self._add_seconds("train")
-        if done.step % self.checkpoint_every == 0:
+        if saving:
             self.save()
-        rate = terms.pop("learning_rate")
-        self.announce(StepEvent(done.task_index, step, steps, terms, rate))
+        for event in events:
+            self.announce(event)
+
+    def _log_pending(self) -> list[StepEvent]:
+        task, events = self.stream[self.progress.task_index], []
+        for step, steps, terms in self._pending:
+            values = {name: float(value) for name, value in terms.items()}
+            if not math.isfinite(values["loss"]):
+                advice = "lower the learning rate"
+                raise UserError(
+                    f"the loss is {values['loss']} at step {step} of {task.name!r}; {advice}"
+                )
+            if self.devices.main:
+                self.folder.history.append({"task": task.name, "step": step} | values)
+            rate = values.pop("learning_rate")
+            events.append(StepEvent(self.progress.task_index, step, steps, values, rate))
+        self._pending = []
+        return events
 
     def test(self, tester: Method, learned: Task | None) -> None:
         """Measure the next row of the accuracy table.
@@ -168,17 +203,23 @@ class Session:
     def announce(self, event: Event) -> None:
         """Tell the listeners; the one place where a run can be asked to stop.
 
-        The method is between two steps here, so that what is saved is consistent.
+        The method is between two steps here, so that what is saved is consistent. Processes of one
+        run stop together.
         """
+        reason: StopRun | KeyboardInterrupt | None = None
         try:
             for listener in self.listeners:
                 listener(event)
             if self.interrupt.requested:
-                raise KeyboardInterrupt
-        except (StopRun, KeyboardInterrupt):
+                reason = KeyboardInterrupt()
+        except (StopRun, KeyboardInterrupt) as error:
+            reason = error
+        own = 0 if reason is None else 1 + isinstance(reason, KeyboardInterrupt)
+        agreed = self.devices.largest(own)
+        if agreed:
             self.save()
             self.write_results(complete=False)
-            raise
+            raise reason or (StopRun() if agreed == 1 else KeyboardInterrupt())
 
     # Writing.
 
@@ -186,6 +227,9 @@ class Session:
         """Write a checkpoint, unless this very position was saved already."""
         done = self.progress
         if done.position == self._saved_at:
+            return
+        self._saved_at = done.position
+        if not self.devices.main:
             return
         done.history = self.folder.history.mark()
         rng_tensors, rng_values = rng_state()
@@ -195,12 +239,13 @@ class Session:
         if self.optimizer is not None:
             moments, state["optimizer"] = pack_optimizer(self.optimizer)
             tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
-            state["scaler"] = self.scaler.state_dict()
+            state["scaler"] = self.devices.precision.state_dict()
         self.folder.store.save(done.position, tensors, state)
-        self._saved_at = done.position
 
     def write_results(self, *, complete: bool) -> None:
         """Write accuracy.csv and result.json."""
+        if not self.devices.main:
+            return
         done, names = self.progress, list(self.stream.names)
         held_out = [task.name for task in self.stream.held_out]
         missing = [math.nan] * (len(names) - len(done.validation))

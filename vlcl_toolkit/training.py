@@ -14,8 +14,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlcl_toolkit.clip import Clip, load_clip
+from vlcl_toolkit.devices import Devices
+from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.events import DoneEvent, Event, ProgressBar, StopRun
+from vlcl_toolkit.execution import Execution
 from vlcl_toolkit.interrupts import DelayedInterrupt
+from vlcl_toolkit.loading import step_batches
 from vlcl_toolkit.methods import Method, make_config, make_method, method_class
 from vlcl_toolkit.probes import ProbeConfig
 from vlcl_toolkit.probes.recorder import Recorder, recorded
@@ -42,6 +46,7 @@ def run(
     evaluate_all: bool = True,
     resume: bool = True,
     probes: bool | ProbeConfig = False,
+    execution: Execution | None = None,
 ) -> RunResult:
     """Learn the tasks of `stream` one after another and test all of them after each.
 
@@ -64,9 +69,14 @@ def run(
         resume: False refuses a folder that holds a run already.
         probes: record what happens inside the network after every task (`RunResult.probes`); the
             numbers are those of a run without. A run that lies there without them is made anew.
+        execution: devices, portions of a batch, loading processes, ...; the run is the same with any.
+
+    Under torchrun every process calls this with the same arguments; the first one writes, shows
+    progress and calls `callback`, and all of them return the result.
 
     Raises:
-        UserError: an unknown name, a setting out of range, a folder of another run, a full disk.
+        UserError: an unknown name, a setting out of range, a folder of another run, a full disk, not
+            enough memory or devices.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved (press twice not to wait for it).
     """
     stream = load_stream(stream) if isinstance(stream, str) else stream
@@ -77,24 +87,25 @@ def run(
     learner = make_method(cls, clip, config)
     description = describe(learner, stream, seed, evaluate_all)
     path = Path(out) if out is not None else default_folder(description)
-    with RunFolder(path, description, resume=resume) as folder:
-        probed = ProbeConfig() if probes is True else probes or None
-        if probed and not recorded(path, folder.rows(), probed):
-            folder.restart()
+    devices = Devices(clip, execution, trains_all=learner.trains_all)
+    probed = ProbeConfig() if probes is True else probes or None
+    with _opened(RunFolder(path, description, resume=resume), devices, probed) as folder:
         if not folder.finished:
-            with DelayedInterrupt() as interrupt, _deterministic(clip.device):
+            with DelayedInterrupt() as interrupt, devices.computing():
                 session = Session(
                     learner,
                     stream,
                     folder,
+                    devices,
                     checkpoint_every=checkpoint_every,
                     evaluate_all=evaluate_all,
                     interrupt=interrupt,
                 )
                 with contextlib.suppress(StopRun), _listening(session, progress, callback):
                     learn(session, seed, probed)
+        devices.wait()
         result = RunResult.load(path)
-    if callback is not None and result.complete:
+    if callback is not None and devices.main and result.complete:
         callback(DoneEvent(result))
     return result
 
@@ -102,10 +113,11 @@ def run(
 def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> None:
     """The loop over tasks."""
     method, stream, done = session.method, session.stream, session.progress
+    probes = probes if session.devices.main else None
     recorder = Recorder(method, stream, session.folder.path, probes) if probes else None
     if not done.rows:  # the frozen backbone, before a method changes it
         session.test(make_method("zero_shot", method.clip), None)
-    with method:
+    with method, session.devices.compiled():
         method.enter_stream(stream)
         session.restore_method()
         for index in range(len(done.rows)):
@@ -129,39 +141,37 @@ def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> Non
 
 def train(session: Session, task: Task, seed: int) -> None:
     """The loop over the steps of one task, from the first or from where a checkpoint was."""
-    method, device = session.method, session.method.clip.device
+    method, devices = session.method, session.devices
     steps = method.steps(task)
     if steps == 0:
         return
     optimizer = session.start_optimizer(task)
-    for step in range(session.progress.step, steps):
-        images, labels = method.training_batch(task, step, seed)
-        images, labels = images.to(device), labels.to(device)
-        terms = train_step(method, optimizer, images, labels, step, session.scaler)
-        session.step_done(step, steps, terms)
+    batches = step_batches(method, devices, task, seed, start=session.progress.step)
+    with contextlib.closing(batches):
+        for step, images, labels in batches:
+            terms = train_step(method, optimizer, images, labels, step, devices)
+            session.step_done(step, steps, terms)
 
 
 def train_step(
     method: Method,
     optimizer: torch.optim.Optimizer,
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "part 3 h w"],
     labels: Int64[Tensor, " b"],
     step: int,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, float]:
-    """One optimisation step; returns its learning rate and the terms of its loss."""
+    devices: Devices,
+) -> dict[str, Any]:
+    """One optimisation step; returns its learning rate and, still on the device, the terms of its loss."""
     rate = method.learning_rate(step, method.task)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    losses = method.loss(images, labels, step)
-    scaler.scale(losses["loss"]).backward()
-    scaler.unscale_(optimizer)
+    losses = devices.backward(method, images, labels, step)
+    devices.precision.unscale_gradients(optimizer)
     method.after_backward(step)
-    scaler.step(optimizer)
-    scaler.update()
+    devices.step(optimizer)
     method.after_step(step)
-    return {"learning_rate": rate} | {name: float(value.detach()) for name, value in losses.items()}
+    return {"learning_rate": rate, **losses}
 
 
 def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) -> dict[str, Any]:
@@ -193,9 +203,34 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
 
 
 @contextlib.contextmanager
+def _opened(folder: RunFolder, devices: Devices, probed: ProbeConfig | None) -> Iterator[RunFolder]:
+    # The first process opens the folder and writes; the others wait for it and read.
+    if not devices.main:
+        problem = devices.tell(None)
+        if problem is not None:
+            raise UserError(problem)
+        folder.follow()
+        yield folder
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder)
+            if probed and not recorded(folder.path, folder.rows(), probed):
+                folder.restart()
+        except UserError as error:
+            devices.tell(str(error))
+            raise
+        devices.tell(None)
+        yield folder
+
+
+@contextlib.contextmanager
 def _listening(
     session: Session, progress: bool, callback: Callable[[Event], None] | None
 ) -> Iterator[None]:
+    if not session.devices.main:
+        yield
+        return
     if callback is not None:
         session.listeners.append(callback)
     if not progress:
@@ -209,16 +244,3 @@ def _listening(
         yield
     finally:
         bar.close()
-
-
-@contextlib.contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    # The CPU kernels in use are deterministic already; on CUDA, scatter-adds have to be asked.
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    if device.type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)

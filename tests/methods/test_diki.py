@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_clip, tiny_stream
+from tiny import one_process, tiny_clip, tiny_stream
 
 from vlcl_toolkit.checkpoint import CheckpointStore
 from vlcl_toolkit.errors import UserError
@@ -16,7 +16,6 @@ from vlcl_toolkit.training import run, train_step
 from vlcl_toolkit.weights import hash_weights
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2}
-NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 METHODS = ["diki", "prefix_tuning"]
 
 
@@ -39,7 +38,7 @@ def learn(method, index, task, seed=0):
     optimizer = method.optimizer(list(method.trainable().values()))
     for step in range(method.steps(task)):
         images, labels = method.training_batch(task, step, seed)
-        train_step(method, optimizer, images, labels, step, NO_SCALING)
+        train_step(method, optimizer, images, labels, step, one_process())
     method.end_task(index, task)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import random_images, tiny_clip, tiny_stream
+from tiny import one_process, random_images, tiny_clip, tiny_stream
 
 from vlcl_toolkit.checkpoint import CheckpointStore
 from vlcl_toolkit.errors import UserError
@@ -30,7 +30,6 @@ SETTINGS = {
     "selector_batch_size": 8,
     "threshold": 0.5,
 }
-NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 
 
 def moe_stream():
@@ -65,7 +64,7 @@ def learn(method, index, task, seed=0):
     optimizer = method.optimizer(list(method.trainable().values()))
     for step in range(method.steps(task)):
         images, labels = method.training_batch(task, step, seed)
-        train_step(method, optimizer, images, labels, step, NO_SCALING)
+        train_step(method, optimizer, images, labels, step, one_process())
     method.end_task(index, task)
 
 
@@ -161,7 +160,7 @@ def test_training_learns(stream):
     optimizer = method.optimizer(list(method.trainable().values()))
     images, labels = method.training_batch(stream[0], 0, 0)
     terms = [
-        train_step(method, optimizer, images, labels, step, NO_SCALING)["loss"]
+        train_step(method, optimizer, images, labels, step, one_process())["loss"]
         for step in range(method.steps(stream[0]))
     ]
     assert terms[-1] < 0.5 * terms[0]
@@ -193,7 +192,7 @@ def test_adam_and_an_expert_that_no_row_chose(stream, rule):
     optimizer = method.optimizer(list(method.trainable().values()))
     images, labels = method.training_batch(stream[0], 0, 0)
     method.towers.mode.draws = Fixed()
-    train_step(method, optimizer, images, labels, 0, NO_SCALING)
+    train_step(method, optimizer, images, labels, 0, one_process())
     steps = {
         name: int(optimizer.state[parameter]["step"]) if parameter in optimizer.state else None
         for name, parameter in method.trainable().items()

@@ -18,7 +18,6 @@ from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.streams import ImageData, Task
 
 RUNNERS: dict[str, Callable[["Case"], None]] = {}
-NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)  # what `train_step` wants in float32
 VOCABULARY = 49408  # of CLIP's tokenizer
 
 

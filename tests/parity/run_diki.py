@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from tiny import one_process
 from torch import Tensor
 
-from parity.loading import NO_SCALING, Case, assert_close, assert_same, build_clip, runner
+from parity.loading import Case, assert_close, assert_same, build_clip, runner
 from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.evaluation import accuracy, metric_vectors, metrics
 from vlcl_toolkit.methods.diki import Diki
@@ -206,7 +207,7 @@ def run_train(case: Case) -> None:
     for step in range(record["steps"]):
         end = ends[step % len(sizes)]
         rows = slice(end - sizes[step % len(sizes)], end)
-        terms = train_step(method, optimizer, images[rows], labels[rows], step, NO_SCALING)
+        terms = train_step(method, optimizer, images[rows], labels[rows], step, one_process())
         rate, loss = tensors["lrs"][step], tensors["losses"][step]
         assert_close(terms["learning_rate"], rate, f"lrs[{step}]", rtol=1e-6, atol=0)
         rtol, atol = tolerance["rtol"], tolerance["loss_atol"]
@@ -309,7 +310,7 @@ def run_stream(case: Case) -> None:
         for step in range(method.steps(task)):
             rows = batches[step % len(batches)]
             images, labels = task.train.images[rows], task.train.labels[rows]
-            terms = train_step(method, optimizer, images, labels, step, NO_SCALING)
+            terms = train_step(method, optimizer, images, labels, step, one_process())
             losses.append(terms["loss"])
         method.end_task(index, task)
         name, atol = f"pool_after_task{index}", tolerance["pool_after"]

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from tiny import one_process
 from torch import Tensor, nn
 
 from parity.loading import (
-    NO_SCALING,
     Case,
     assert_close,
     assert_same,
@@ -354,7 +354,7 @@ def run_steps(
             method.load_state_dict(kept)  # the counters
             key = "logits_step0" if step == 0 else "logits_last"
             assert_close(logits, expected[key], f"{title}{key}", **AFTER_A_CHAIN)
-        terms = train_step(method, optimizer, images, labels, step, NO_SCALING)
+        terms = train_step(method, optimizer, images, labels, step, one_process())
         assert_close(terms["loss"], expected["losses"][step], f"{title}losses[{step}]", **LOSSES)
         rate = expected["lrs"][step]
         assert_close(terms["learning_rate"], rate, f"{title}lrs[{step}]", rtol=1e-5, atol=1e-9)

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tiny import one_process
 from torch import Tensor
 
 from parity.loading import (
-    NO_SCALING,
     Case,
     assert_close,
     assert_same,
@@ -205,7 +205,7 @@ def train_task(
             images = reference[step % len(reference)]
             method.reference_batch = method.make_reference_batch(images)
         images, labels = batches[step % len(batches)]
-        terms = train_step(method, optimizer, images, labels, step, NO_SCALING)
+        terms = train_step(method, optimizer, images, labels, step, one_process())
         for name, value in terms.items():
             log.setdefault(name, []).append(value)
         trained = method.trainable().items()

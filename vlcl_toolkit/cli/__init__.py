@@ -3,9 +3,11 @@
 Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
@@ -19,19 +21,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing of the miniature needs a hub, and a machine without a network should not be asked to wait for one.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from vlcl_toolkit.cli.commands import COMMANDS
+    from vlcl_toolkit.processes import processes
 
+    first = processes().rank == 0
+    with contextlib.ExitStack() as stack:
+        if not first:  # of several processes one speaks
+            stack.enter_context(
+                contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
+            )
+        return _run(COMMANDS, arguments, first)
+
+
+def _run(commands: dict[str, Any], arguments: Sequence[str] | None, first: bool) -> int:
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            commands,
             prog="vlcl",
             description="Continual learning of CLIP models: run methods, compare them, look at what happened.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
     except UserError as error:
-        print(f"vlcl: {error}", file=sys.stderr)
+        if first or error.of_one_process:
+            print(f"vlcl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("vlcl: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        if first:
+            print("vlcl: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
     return 0

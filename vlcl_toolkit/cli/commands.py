@@ -85,6 +85,7 @@ def run(
         config=read_settings(set),
         checkpoint_every=checkpoint_every,
         probes=probes,
+        execution=backbone.execution,
     )
     print_run(result)
 
@@ -140,14 +141,17 @@ def compare(
     if cluster:
         from vlcl_toolkit.cluster import run_on_cluster
 
-        plan = experiments.plan_comparison(methods, chosen, seeds, orders, probes=probes)
+        plan = experiments.plan_comparison(
+            methods, chosen, seeds, orders, probes=probes, execution=backbone.execution
+        )
         load, parameters = _Sources(backbone, files, stream), read_settings(cluster_set)
         results = run_on_cluster(
             plan, load, folder / "jobs", cluster=cluster, parameters=parameters
         )
     else:
+        options: dict[str, Any] = {"probes": probes, "execution": backbone.execution}
         results = experiments.compare(
-            methods, chosen, backbone.load(), seeds=seeds, orders=orders, jobs=jobs, probes=probes
+            methods, chosen, backbone.load(), seeds=seeds, orders=orders, jobs=jobs, **options
         )
     scores = score_table(results)
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.4f").encode())
@@ -201,6 +205,7 @@ def search(
         orders=orders,
         config=read_settings(set),
         jobs=jobs,
+        execution=backbone.execution,
     )
     scores = score_table(results, setting)
     write_atomic(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.execution import ONE_DEVICE, Execution
 
 if TYPE_CHECKING:
     from vlcl_toolkit.clip import Clip
@@ -31,6 +32,8 @@ class BackboneOptions:
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the towers."""
+    execution: Execution = ONE_DEVICE
+    """Devices, portions of a batch, loading processes, ..."""
 
     def load(self) -> "Clip":
         """The backbone (imported late, to keep --help fast)."""

@@ -22,10 +22,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.division import spread
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.observable import Observable
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
+from vlcl_toolkit.streams.images import Draw
 
 
 class Method(Observable, ABC):
@@ -39,6 +41,8 @@ class Method(Observable, ABC):
         Config: frozen dataclass of its settings; the defaults are the paper's.
         decision: "sample" (each image decides alone) or "batch" (a test batch decides together).
         eval_batch_size: images that `predict` gets at once.
+        trains_all: the loss of every batch depends on every parameter in `trainable`; saves several
+            processes a search for those that have no gradient.
         clip, config: the backbone it attaches to; its settings.
         task_index, task: the task being learned, set by `enter_task`.
     """
@@ -47,6 +51,7 @@ class Method(Observable, ABC):
     Config: ClassVar[type]
     decision: str = "sample"
     eval_batch_size: int = 128
+    trains_all: ClassVar[bool] = False
     task_index: int
     task: Task
 
@@ -128,21 +133,37 @@ class Method(Observable, ABC):
         """Learning rate of step `step` (from 0), set before the step."""
         raise NotImplementedError(f"{self.name} trains, so it must define learning_rate")
 
-    def training_batch(
-        self, task: Task, step: int, seed: int
-    ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
-        """Images and labels of step `step`; depends on its arguments alone.
+    def draws(self, task: Task, step: int, seed: int) -> list[Draw]:
+        """What step `step` looks at, the labelled images first; depends on the arguments alone.
 
         The default: batches of `config.batch_size` from shuffled epochs, training transform.
         """
         indices = batches(len(task.train), self.config.batch_size, step, seed)
         transform = self.clip.train_transform
-        return load_batch(task.train, indices, transform, derive_seed(seed, step))
+        return [Draw(task.train, indices, transform, derive_seed(seed, step))]
+
+    def receive(
+        self, draws: list[Draw], images: list[Float[Tensor, "_ 3 h w"]], step: int, seed: int
+    ) -> Float[Tensor, "part 3 h w"]:
+        """Take what was loaded for `draws` of this step; returns the labelled images, for `loss`."""
+        return images[0]
+
+    def training_batch(
+        self, task: Task, step: int, seed: int
+    ) -> tuple[Float[Tensor, "part 3 h w"], Int64[Tensor, " b"]]:
+        """Images and labels of step `step`, loaded here and now."""
+        draws = self.draws(task, step, seed)
+        loaded = [load_batch(*draw) for draw in draws]
+        return self.receive(draws, [images for images, _ in loaded], step, seed), loaded[0][1]
 
     def loss(
-        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
     ) -> dict[str, Tensor]:
-        """Scalars of one batch: "loss" is minimised, the others are only logged."""
+        """Scalars of one batch: "loss" is minimised, the others are only logged.
+
+        Several processes (`division.py`) have some of the images each and all of the labels;
+        `clip.encode_image` gives all of them the features of the whole batch.
+        """
         raise NotImplementedError(f"{self.name} trains, so it must define loss")
 
     def after_backward(self, step: int) -> None:
@@ -167,11 +188,13 @@ class Method(Observable, ABC):
 
         Override to reuse what cannot have changed since the last call.
         """
-        labels = [torch.empty(0, dtype=torch.int64)]
-        for indices in torch.arange(len(data)).split(self.eval_batch_size):
+
+        def answer(indices: Tensor) -> Tensor:
             images, _ = load_batch(data, indices, self.clip.eval_transform)
-            labels.append(self.predict(images.to(self.clip.device), task).argmax(dim=1).cpu())
-        return torch.cat(labels)
+            return self.predict(images.to(self.clip.device), task).argmax(dim=1)
+
+        parts = torch.arange(len(data)).split(self.eval_batch_size)
+        return spread(parts if len(data) else (), answer, self.clip.device)
 
     def class_features(self, task: Task) -> Float[Tensor, "classes dim"]:
         """Prompt-ensemble features of the task's classes, computed once until weights change."""

@@ -44,6 +44,7 @@ from vlcl_toolkit.methods.prompts import Attend, PromptPool, add_residual_branch
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.task_gaussians import Decision, TaskGaussians, decide
 from vlcl_toolkit.streams.base import ImageData, Task, batches, load_batch
+from vlcl_toolkit.streams.images import Draw
 
 
 @register
@@ -51,6 +52,7 @@ class Diki(PromptObservation, Method):
     """Residual prompts per task, chosen and calibrated by task Gaussians."""
 
     name = "diki"
+    trains_all = True
     Config = PromptConfig
     config: PromptConfig
     attend: Attend = staticmethod(add_residual_branch)
@@ -116,15 +118,13 @@ class Diki(PromptObservation, Method):
         peak = self.config.learning_rate
         return cosine_to_floor(step, self.steps(task), peak, floor=peak / 1000)
 
-    def training_batch(
-        self, task: Task, step: int, seed: int
-    ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
+    def draws(self, task: Task, step: int, seed: int) -> list[Draw]:
         """Shuffled epochs, transformed as at test time."""
         indices = batches(len(task.train), self.config.batch_size, step, seed)
-        return load_batch(task.train, indices, self.clip.eval_transform)
+        return [Draw(task.train, indices, self.clip.eval_transform)]
 
     def loss(
-        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
     ) -> dict[str, Tensor]:
         """Step 3."""
         logits = self.logits(images, self.task, self.task_index)
@@ -153,7 +153,7 @@ class Diki(PromptObservation, Method):
         self.answers.forget(task_index)
 
     def logits(
-        self, images: Float[Tensor, "b 3 h w"], task: Task, task_id: int
+        self, images: Float[Tensor, "part 3 h w"], task: Task, task_id: int
     ) -> Float[Tensor, "b classes"]:
         """With the prompts of a given task at full strength, first template (step 3).
 

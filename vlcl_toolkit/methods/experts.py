@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
+from vlcl_toolkit.division import drawn_rows, whole_counts, whole_rows
 from vlcl_toolkit.methods.experts_in_turn import experts_in_turn
 
 NO_ROUTER = -1  # the plain block: no expert takes part
@@ -63,11 +64,11 @@ class Draws:
 
     def noise(self, place: Place, like: Float[Tensor, "rows experts"]) -> Tensor:
         """Standard normal numbers for the router, of the shape of `like`."""
-        return torch.randn_like(like)
+        return drawn_rows(torch.randn, like)
 
     def keep(self, place: Place, like: Float[Tensor, "rows k tokens hidden"], p: float) -> Tensor:
         """Dropout mask of the hidden layer: true where kept; experts of a row in ascending order."""
-        return torch.rand_like(like) >= p
+        return drawn_rows(torch.rand, like) >= p
 
 
 @dataclass
@@ -162,9 +163,9 @@ class Mixture(nn.Module):
             token = h[torch.arange(len(h), device=h.device), mode.ends]
         routing = self._observed(self.route(token))
         if mode.training:
-            self.count += routing.counts()
+            self.count += whole_counts(routing.counts())
             if mode.balance is not None:
-                mode.balance.append(balance(routing))
+                mode.balance.append(balance(_whole(routing)))
         return self._in_turn(h, routing) if mode.official else self._grouped(h, routing)
 
     def route(self, token: Float[Tensor, "rows width"]) -> Routing:
@@ -257,6 +258,14 @@ def grouped_linear(
         x = F.pad(x, (0, more_inputs))
         weight = F.pad(weight, (0, more_inputs, 0, more_outputs))
     return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)[:, :outputs]
+
+
+def _whole(routing: Routing) -> Routing:
+    # Of all rows of a batch that several processes divide.
+    chosen, weights, clean, logits, sigma = routing
+    whole_sigma = None if sigma is None else whole_rows(sigma)
+    others = whole_rows(weights), whole_rows(clean), whole_rows(logits)
+    return Routing(whole_rows(chosen), *others, whole_sigma)
 
 
 def balance(routing: Routing) -> Float[Tensor, ""]:

@@ -35,6 +35,7 @@ class Finetune(Method):
     """Plain fine-tuning of both towers."""
 
     name = "finetune"
+    trains_all = True
 
     @dataclass(frozen=True)
     class Config:
@@ -118,7 +119,7 @@ class Finetune(Method):
         return cosine_with_warmup(step, self.last_step(task), self.config.warmup, peak)
 
     def loss(
-        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
     ) -> dict[str, Tensor]:
         """Step 3."""
         return {"loss": self.classification_loss(self.clip.encode_image(images), labels)}

@@ -179,7 +179,7 @@ class MoEAdapters(ExpertObservation, Method):
         return cosine_with_warmup(step, self._last_step(task), self.config.warmup, peak)
 
     def loss(
-        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
     ) -> dict[str, Tensor]:
         """Step 3."""
         logits, balance = self.training_logits(images)
@@ -190,7 +190,7 @@ class MoEAdapters(ExpertObservation, Method):
         return {"loss": loss + self.config.balance_weight * term, "balance": term}
 
     def training_logits(
-        self, images: Float[Tensor, "b 3 h w"]
+        self, images: Float[Tensor, "part 3 h w"]
     ) -> tuple[Float[Tensor, "b classes"], list[Tensor]]:
         """Logits over the task's classes with noise and dropout, and the load-balance terms."""
         balance = self.config.balance_weight > 0

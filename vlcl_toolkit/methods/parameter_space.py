@@ -119,7 +119,7 @@ class ParameterSpace(Finetune):
         return uses or self.config.weight_consolidation > 0
 
     def loss(
-        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
     ) -> dict[str, Tensor]:
         """Step 1: the value."""
         return self.with_consolidation(super().loss(images, labels, step))

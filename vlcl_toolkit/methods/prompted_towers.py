@@ -25,9 +25,9 @@ class PromptedTowers:
 
     def image_features(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "part 3 h w"],
         task_id: int,
-        weights: Float[Tensor, " b"] | None = None,
+        weights: Float[Tensor, " part"] | None = None,
     ) -> Float[Tensor, "b dim"]:
         """Unit-norm features with the prompts of `task_id` at `weights` (None: 1)."""
         with self.pool.use(task_id, weights):

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.division import batch_of
 from vlcl_toolkit.streams.base import ImageData, load_batch
 
 _AT_ONCE = 256  # images or texts in one forward; fixed, so that a resumed run finds the same bits
@@ -54,9 +55,12 @@ class Teacher:
         self._images: tuple[ImageData, Tensor] | None = None
         self._texts: tuple[Tensor, Tensor] | None = None
 
-    def images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b dim"]:
-        """Features of transformed images."""
-        with other_weights(self.parameters, self.weights()):
+    def images(
+        self, images: Float[Tensor, "part 3 h w"], total: int | None = None
+    ) -> Float[Tensor, "b dim"]:
+        """Features of transformed images; `total`: see `batch_of`, None: that of the step."""
+        batch = contextlib.nullcontext() if total is None else batch_of(total)
+        with other_weights(self.parameters, self.weights()), batch:
             return self.clip.encode_image(images)
 
     def all_images(self, data: ImageData) -> Float[Tensor, "n dim"]:
@@ -66,7 +70,9 @@ class Teacher:
             with other_weights(self.parameters, self.weights()):
                 for indices in torch.arange(len(data)).split(_AT_ONCE):
                     images, _ = load_batch(data, indices, self.clip.eval_transform)
-                    parts.append(self.clip.encode_image(images.to(self.clip.device)))
+                    images = images.to(self.clip.device)
+                    with batch_of(len(indices)):
+                        parts.append(self.clip.encode_image(images))
             self._images = data, torch.cat(parts)
         return self._images[1]
 

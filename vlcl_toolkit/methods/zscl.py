@@ -39,7 +39,8 @@ from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.teacher import Teacher
 from vlcl_toolkit.methods.zscl_config import ZsclConfig
 from vlcl_toolkit.seeds import derive_seed
-from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
+from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches
+from vlcl_toolkit.streams.images import Draw
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ class ReferenceBatch:
     """What one step distils on.
 
     Attributes:
-        images: transformed images, float `[r, 3, h, w]`.
+        images: transformed images, float `[r, 3, h, w]` (where processes divide them: some of them).
         teacher: unit-norm features Z `[r, dim]`; None if teacher and student are one.
+        total: r.
         texts: indices of the reference texts that the student encodes; None: all of them.
     """
 
     images: Tensor
     teacher: Tensor | None
+    total: int
     texts: Tensor | None = None
 
 
@@ -138,51 +141,58 @@ class Zscl(ParameterSpace):
         size = self.config.reference_batch_size or self.config.batch_size
         return batches(n, size, step, seed)
 
-    def training_batch(
-        self, task: Task, step: int, seed: int
-    ) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
-        """Step 2: also the reference batch, kept for `loss`."""
-        data = self.distillation_images()
+    def draws(self, task: Task, step: int, seed: int) -> list[Draw]:
+        """Step 2: also a reference batch."""
+        draws, data = super().draws(task, step, seed), self.distillation_images()
         if self.distils and data is not None and len(data):
             seed_here = derive_seed("reference", seed)
             indices = self.distillation_indices(len(data), step, seed_here)
-            images, _ = load_batch(data, indices, self.clip.eval_transform)
-            images = images.to(self.clip.device)
+            draws.append(Draw(data, indices, self.clip.eval_transform))
+        return draws
+
+    def receive(
+        self, draws: list[Draw], images: list[Float[Tensor, "_ 3 h w"]], step: int, seed: int
+    ) -> Float[Tensor, "part 3 h w"]:
+        """Step 2: keep the reference batch for `loss`."""
+        self.reference_batch = None
+        if len(draws) > 1:
+            data, indices = draws[1].data, draws[1].indices
             known = self.teacher.all_images(data)[indices] if self._worth_keeping(data) else None
-            texts = len(self.reference.tokens)
-            chosen = batches(texts, self.config.sentences_per_step, step, seed_here)
-            self.reference_batch = self.make_reference_batch(images, known, chosen)
-        else:
-            self.reference_batch = None
-        return super().training_batch(task, step, seed)
+            size, texts = self.config.sentences_per_step, len(self.reference.tokens)
+            chosen = batches(texts, size, step, derive_seed("reference", seed))
+            found = images[1].to(self.clip.device, non_blocking=True)
+            self.reference_batch = self.make_reference_batch(found, known, chosen, len(indices))
+        return images[0]
 
     def make_reference_batch(
         self,
-        images: Float[Tensor, "r 3 h w"],
+        images: Float[Tensor, "part 3 h w"],
         teacher: Float[Tensor, "r dim"] | None = None,
         texts: Int64[Tensor, " n"] | None = None,
+        total: int | None = None,
     ) -> ReferenceBatch:
         """Step 2: transformed images with the teacher's features Z of them.
 
         Args:
             teacher: Z if it is known.
             texts: which reference texts the student encodes if `text_side` is "student"; None: all.
+            total: images of the whole batch; None: these are all.
         """
+        total = len(images) if total is None else total
         if teacher is None and not self.config.alias_teacher:
-            teacher = self.teacher.images(images)
-        return ReferenceBatch(images, teacher, texts)
+            teacher = self.teacher.images(images, total)
+        return ReferenceBatch(images, teacher, total, texts)
 
     # Steps 1 to 6.
 
     def loss(
-        self, images: Float[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"], step: int
+        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
     ) -> dict[str, Tensor]:
         """Cross-entropy, distillation, consolidation; logs each term before its weight."""
         batch = self.reference_batch
         if batch is None:
             return super().loss(images, labels, step)
-        features = self.clip.encode_image(torch.cat([images, batch.images]))
-        own, student = features.split([len(images), len(batch.images)])
+        own, student = self.clip.encode_two(images, batch.images, batch.total)
         cross_entropy = self.classification_loss(own, labels)
         terms = self.distillation_terms(student, batch)
         weights = {name: self.config.distillation_weight for name in terms} | {

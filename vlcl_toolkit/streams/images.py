@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
+from vlcl_toolkit.division import own_images
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed, generator, local_seed
 
@@ -53,10 +54,19 @@ class ImageData(Dataset):
         return TF.to_pil_image(self.images[index])
 
     def transformed(
-        self, indices: Int64[Tensor, " b"], transform: Callable[[Any], Tensor]
-    ) -> Float[Tensor, "b 3 h w"]:
-        """The images at `indices` through `transform` (see `ImageTransform`)."""
-        return transform(self.images[indices])
+        self,
+        indices: Int64[Tensor, " b"],
+        transform: Callable[[Any], Tensor],
+        part: slice,
+        seed: int | None,
+    ) -> Float[Tensor, "part 3 h w"]:
+        """Those of the images at `indices` that `part` chooses, through `transform`.
+
+        Args:
+            seed: of random choices, which are those that an image gets with all of `indices`.
+        """
+        with local_seed(seed):
+            return transform(self.images[indices])[part]
 
     def subset(self, indices: Sequence[int] | Int64[Tensor, " n"]) -> "ImageData":
         """The images at `indices`, in that order."""
@@ -104,17 +114,29 @@ def batches(n: int, batch_size: int, step: int, seed: int) -> Int64[Tensor, " b"
     return _permutation(n, seed, epoch)[position * batch_size :][:batch_size].clone()
 
 
+class Draw(NamedTuple):
+    """Images that a step wants; the arguments of `load_batch`."""
+
+    data: ImageData
+    indices: Tensor
+    transform: Callable[[Any], Tensor]
+    seed: int | None = None
+
+
 def load_batch(
     data: ImageData,
     indices: Int64[Tensor, " b"],
     transform: Callable[[Any], Tensor],
     seed: int | None = None,
-) -> tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
+) -> tuple[Float[Tensor, "part 3 h w"], Int64[Tensor, " b"]]:
     """Transformed images and labels.
+
+    Where several processes divide a batch (`division.py`): the images of this process, all labels.
 
     Args:
         seed: seeds the transform's random choices; torch's global generator is left as it was.
             None: the transform draws from the global generator.
     """
-    with local_seed(None if seed is None else derive_seed("augmentation", seed)):
-        return data.transformed(indices, transform), data.labels[indices]
+    own = None if seed is None else derive_seed("augmentation", seed)
+    part = own_images(len(indices))
+    return data.transformed(indices, transform, part, own), data.labels[indices]

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.seeds import derive_seed, local_seed
 from vlcl_toolkit.streams.images import ImageData, check_labels
 
 
@@ -198,10 +199,18 @@ class PictureData(ImageData):
         return self.pictures[int(self.rows[index])]
 
     def transformed(
-        self, indices: Int64[Tensor, " b"], transform: Callable[[Any], Tensor]
-    ) -> Float[Tensor, "b 3 h w"]:
-        """The images at `indices`, one after another through `transform`."""
-        return torch.stack([transform(self.picture(index)) for index in indices.tolist()])
+        self,
+        indices: Int64[Tensor, " b"],
+        transform: Callable[[Any], Tensor],
+        part: slice,
+        seed: int | None,
+    ) -> Float[Tensor, "part 3 h w"]:
+        """As in `ImageData`; others are not decoded, so that each image has a seed of its own."""
+        images = []
+        for place in range(len(indices))[part]:
+            with local_seed(None if seed is None else derive_seed(seed, place)):
+                images.append(transform(self.picture(int(indices[place]))))
+        return torch.stack(images)
 
     def subset(self, indices: Sequence[int] | Int64[Tensor, " n"]) -> "PictureData":
         """The images at `indices`, in that order; nothing is decoded."""

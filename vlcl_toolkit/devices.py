@@ -1,0 +1,295 @@
+"""Device, precision, processes and portions of a run, by Lightning Fabric.
+
+Fabric places the run, connects the processes that torchrun started, averages their gradients (DDP) and
+scales those of fp16. `division.py` says which process computes what.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int64
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.division import Division, dividing, team
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.execution import Execution
+from vlcl_toolkit.methods import Method
+from vlcl_toolkit.processes import processes
+
+COMPILER = "inductor"
+_ATTENTION = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+_LOG_EVERY = 20  # steps, where looking at a loss means waiting for the device
+
+
+class TowerPrecision(MixedPrecision):
+    """Fabric's mixed precision for a model whose towers alone run in it (`Clip.autocast`).
+
+    Losses stay in float32; fp16 gradients are scaled.
+    """
+
+    def forward_context(self) -> contextlib.AbstractContextManager:
+        """The towers do it."""
+        return contextlib.nullcontext()
+
+    def convert_input(self, data: Any) -> Any:
+        """As it is."""
+        return data
+
+    def convert_output(self, data: Any) -> Any:
+        """As it is."""
+        return data
+
+    def unscale_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Also for optimisers that could do it in their step: `after_backward` comes before it."""
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+
+
+class _Loss(nn.Module):
+    # What Fabric sets up: the loss of a method as a function of what it trains.
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method = [method]  # in a list: no sub-module
+        self.trained = nn.ParameterList(method.trainable().values())
+
+    def forward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
+        terms = self.method[0].loss(images, labels, step)
+        return {name: value if name == "loss" else value.detach() for name, value in terms.items()}
+
+
+class Devices:
+    """What a run computes on.
+
+    Attributes:
+        process, processes: of this process, and how many there are.
+        log_every: steps between two looks at the losses.
+        workers: as in `Execution`.
+    """
+
+    def __init__(self, clip: Clip, execution: Execution | None = None, *, trains_all: bool = False):
+        """Connect the processes.
+
+        Args:
+            trains_all: as in `Method`.
+
+        Raises:
+            UserError: the devices asked for are not there, or not what torchrun started.
+        """
+        self.clip, self.execution = clip, execution or Execution()
+        found = processes()
+        wanted = self.execution.devices
+        if wanted not in (None, found.world):
+            raise UserError(_other_count(wanted, found.world, clip.device))
+        self.process, self.processes = found.rank, found.world
+        device = clip.device
+        self.log_every = self.execution.log_every or (1 if device.type == "cpu" else _LOG_EVERY)
+        self.workers = self.execution.workers
+        index = [device.index or 0] if device.type != "cpu" else 1
+        options: dict[str, Any] = {"devices": index}
+        environment: Any = LightningEnvironment()
+        if self.processes > 1:
+            options = {"devices": found.local_world, "num_nodes": found.world // found.local_world}
+            options["strategy"] = DDPStrategy(find_unused_parameters=not trains_all)
+            environment = TorchElasticEnvironment()
+        plugins = [environment, _precision(clip)]
+        self.fabric = Fabric(accelerator=device.type, plugins=plugins, **options)
+        _launch_quietly(self.fabric)
+        self._module: tuple[Method, Any] | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes, prints and listens."""
+        return self.process == 0
+
+    @property
+    def precision(self) -> Precision:
+        """Fabric's; its state belongs to a checkpoint."""
+        return self.fabric.strategy.precision
+
+    def division(self, images: int) -> Division | None:
+        """Of a batch of `images`; None: one process computes it at once."""
+        portions = self.execution.accumulate
+        if self.processes == portions == 1:
+            return None
+        return Division(images, self.process, self.processes, portions)
+
+    def set_up(self, method: Method) -> None:
+        """Take hold of what `method` trains now."""
+        self._module = None  # before another one holds the same parameters
+        module = self.fabric.setup_module(_Loss(method), move_to_device=False)
+        self._module = method, module
+
+    def backward(
+        self,
+        method: Method,
+        images: Float[Tensor, "part 3 h w"],
+        labels: Int64[Tensor, " b"],
+        step: int,
+    ) -> dict[str, Tensor]:
+        """Terms of the loss of a batch; afterwards every parameter has the gradient of the whole batch."""
+        if self._module is None or self._module[0] is not method:
+            self.set_up(method)
+        assert self._module is not None
+        module, division = self._module[1], self.division(len(labels))
+        with dividing(division):
+            if division is None or division.portions == 1:
+                terms = module(images, labels, step)
+                self.fabric.backward(terms["loss"])
+            else:
+                terms = self._in_portions(division, module, (images, labels, step))
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _in_portions(
+        self, division: Division, module: Any, batch: tuple[Tensor, Tensor, int]
+    ) -> dict[str, Tensor]:
+        state = self._random_state()
+        with division.recording():
+            terms = module.module(*batch)
+        for index in range(division.portions):
+            self._set_random_state(state)  # every pass draws the numbers of the whole batch
+            silent = self.processes > 1 and index < division.portions - 1
+            with (
+                division.portion(index),
+                self.fabric.no_backward_sync(module, enabled=silent),
+            ):
+                self.fabric.backward(module(*batch)["loss"] / division.portions)
+        return terms
+
+    def _random_state(self) -> list[Tensor]:
+        on_gpu = [torch.cuda.get_rng_state()] if self.clip.device.type == "cuda" else []
+        return [torch.get_rng_state(), *on_gpu]
+
+    def _set_random_state(self, state: list[Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        if len(state) > 1:
+            torch.cuda.set_rng_state(state[1])
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The optimiser's step; one whose fp16 gradients overflowed is left out."""
+        self.fabric.strategy.optimizer_step(optimizer)
+
+    # Agreeing.
+
+    def tell(self, value: Any) -> Any:
+        """What the first process says, on all of them."""
+        return self.fabric.broadcast(value)
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.processes == 1:
+            return number
+        found = torch.tensor(number, device=self.clip.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.fabric.barrier()
+
+    # Modes of computing.
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Context of a run: attention, determinism, advice when memory runs out."""
+        attention = self.execution.attention
+        chosen = sdpa_kernel(_ATTENTION[attention]) if attention != "auto" else None
+        with (
+            team(self.process, self.processes),
+            _deterministic(self.clip.device, self.execution.determinism),
+            chosen or contextlib.nullcontext(),
+            _memory_advice(self.clip.device),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Context in which both towers are compiled, if that is wanted; the method is attached."""
+        if not self.execution.compile:
+            yield
+            return
+        towers = (self.clip.model.visual, self.clip.model.transformer)
+        for tower in towers:
+            tower.compile(backend=COMPILER)
+        try:
+            yield
+        finally:
+            for tower in towers:
+                tower._compiled_call_impl = None
+            torch.compiler.reset()
+
+
+def _launch_quietly(fabric: Fabric) -> None:
+    log = logging.getLogger("lightning_fabric")  # every process would announce itself
+    level = log.level
+    log.setLevel(logging.WARNING)
+    fabric.launch()
+    log.setLevel(level)
+
+
+def _precision(clip: Clip) -> Precision:
+    if clip.precision == "fp32":
+        return Precision()
+    if clip.precision == "bf16":
+        return TowerPrecision("bf16-mixed", clip.device.type)
+    scaler = torch.amp.GradScaler(clip.device.type)
+    return TowerPrecision("16-mixed", clip.device.type, scaler)
+
+
+def _other_count(wanted: int | None, started: int, device: torch.device) -> str:
+    there = torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1
+    kind = "GPU" if device.type == "cuda" else "CPU core"
+    if wanted is not None and wanted > there and started == 1:
+        return f"{wanted} devices asked for; this machine has {there} {kind}(s); lower --devices"
+    return (
+        f"{wanted} devices need {wanted} processes; found {started}; start them with torchrun "
+        f"--nproc-per-node {wanted} -m vlcl_toolkit.cli ..., or lower --devices"
+    )
+
+
+@contextlib.contextmanager
+def _memory_advice(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        short = str(error).splitlines()[0] if str(error) else "no details"
+        message = (
+            f"{device} ran out of memory ({short}); raise --accumulate, choose --precision bf16, or "
+            "lower batch_size (--set batch_size=...) or eval_batch_size"
+        )
+        raise UserError(message, of_one_process=True) from error
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device, mode: str) -> Iterator[None]:
+    # The CPU kernels in use are deterministic already; on CUDA, scatter-adds have to be asked.
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill: Any = torch.utils.deterministic
+    filled = fill.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only then
+    torch.use_deterministic_algorithms(mode != "off", warn_only=mode == "warn")
+    fill.fill_uninitialized_memory = False  # costs a pass over every new tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        fill.fill_uninitialized_memory = filled
