@@ -4,7 +4,9 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LINES = 15  # a cell fits on a slide
@@ -80,3 +82,10 @@ def test_has_the_parts_of_a_lesson(notebook):
 def test_links_lead_somewhere(notebook):
     for target in re.findall(r"\]\((\w+\.ipynb)\)", "\n".join(sources(notebook, "markdown"))):
         assert target in {path.name for path in NOTEBOOKS}
+
+
+def test_a_page_shows_figures_that_are_made_outside_pyplot():
+    code = "from vlcl_toolkit import plotting\nplotting.use_style()\nplotting.new_figure()[0]"
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(page).execute()
+    assert "image/png" in page.cells[0].outputs[0]["data"]

@@ -127,6 +127,10 @@ def in_style(draw: Drawing) -> Drawing:
 def use_style() -> None:
     """Make the toolkit's look the default of matplotlib in this process (for notebooks)."""
     matplotlib.rcParams.update(STYLE)
+    # Load the backend now: until then, a notebook shows figures made outside pyplot as text.
+    from matplotlib import pyplot
+
+    pyplot.switch_backend(pyplot.get_backend())
 
 
 @in_style
