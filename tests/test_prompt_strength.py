@@ -113,6 +113,8 @@ def test_views_of_routes(moe, prompted):
     assert explorer.views[0].error_view.error is None
     explorer.step.value = 0  # the frozen backbone has no routes, and the page says so
     assert isinstance(explorer.views[0].error_view.error, UserError)
+    assert "goes through the frozen network" in str(explorer.views[0].error_view.error)
+    assert "--probes" not in str(explorer.views[0].error_view.error)  # nothing is missing
 
 
 def test_expert_block_heat_shows_shares_of_every_block(moe):
