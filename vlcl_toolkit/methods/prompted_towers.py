@@ -52,7 +52,8 @@ class PromptedTowers:
         for part in torch.arange(sets).split(max(1, _TEXTS_AT_ONCE // len(tokens))):
             each = None if weights is None else weights[part].repeat_interleave(len(tokens))
             with self.pool.use(task_id, each):
-                features.append(self.clip.encode_text(tokens.repeat(len(part), 1)))
+                many = tokens if len(part) == 1 else tokens.repeat(len(part), 1)
+                features.append(self.clip.encode_text(many))
         by_template = torch.cat(features).unflatten(0, (sets, len(task.class_names), -1))
         if by_template.shape[2] == 1:
             return by_template[:, :, 0]

@@ -1,0 +1,296 @@
+"""How a run computes changes no result: loading processes, logging, attention, compilation; and what cannot be had."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from tiny import SETTINGS, tiny_clip, tiny_stream
+
+from vlcl_toolkit import clip as clip_module
+from vlcl_toolkit import devices as devices_module
+from vlcl_toolkit.checkpoint import CheckpointStore
+from vlcl_toolkit.cli import main
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.events import StepEvent, StopRun
+from vlcl_toolkit.execution import Execution
+from vlcl_toolkit.jobs import jobs_at_once
+from vlcl_toolkit.methods import Finetune, Method
+from vlcl_toolkit.processes import Processes
+from vlcl_toolkit.streams import Task, TaskStream
+from vlcl_toolkit.streams.pictures import FilePictures, PictureData
+from vlcl_toolkit.training import run
+
+
+def run_tiny(folder, *, method="finetune", stream=None, clip=None, callback=None, **execution):
+    return run(
+        method,
+        stream or tiny_stream(),
+        clip or tiny_clip(),
+        out=folder,
+        config=SETTINGS,
+        checkpoint_every=3,
+        progress=False,
+        callback=callback,
+        execution=Execution(**execution),
+    )
+
+
+def assert_same_bytes(one, other):
+    for name in ("accuracy.csv", "history.jsonl", "config.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The run that the others are compared with."""
+    folder = tmp_path_factory.mktemp("plain")
+    run_tiny(folder)
+    return folder
+
+
+# Loading
+
+
+def picture_stream(folder) -> TaskStream:
+    """The tiny stream as files of different sizes, so that crops differ from image to image."""
+    tasks = []
+    for task in tiny_stream():
+        parts = []
+        for split in ("train", "validation", "test"):
+            data = getattr(task, split)
+            names = [f"{task.name}-{split}-{i}.png" for i in range(len(data))]
+            for i, name in enumerate(names):
+                image = Image.fromarray(data.images[i].permute(1, 2, 0).numpy())
+                image.resize((40 + i, 36)).save(folder / name)
+            parts.append(PictureData(FilePictures(folder, names), data.labels))
+        tasks.append(Task(task.name, task.class_names, task.templates, *parts))
+    return TaskStream("tiny-files", tuple(tasks), "random-1")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loading_processes_change_no_byte(tmp_path, workers):
+    stream = picture_stream(tmp_path)
+    run_tiny(tmp_path / "here", stream=stream)
+    run_tiny(tmp_path / "ahead", stream=stream, workers=workers)
+    assert_same_bytes(tmp_path / "here", tmp_path / "ahead")
+
+
+def test_a_run_goes_on_with_another_number_of_loading_processes(tmp_path, plain):
+    def stop(event):
+        if isinstance(event, StepEvent) and event.step == 4:
+            raise StopRun
+
+    assert not run_tiny(tmp_path, callback=stop, workers=2).complete
+    run_tiny(tmp_path)
+    assert_same_bytes(tmp_path, plain)
+
+
+def test_an_image_that_cannot_be_read_is_named_from_a_loading_process(tmp_path):
+    stream = picture_stream(tmp_path)
+    path = tmp_path / "pets-train-3.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"cannot read the image .*pets-train-3\.png") as error:
+        run_tiny(tmp_path / "run", stream=stream, workers=2)
+    assert "\n" not in str(error.value)
+
+
+class OwnBatches(Finetune):
+    """A method that loads its batches itself."""
+
+    name = "own_batches"
+
+    def training_batch(self, task, step, seed):
+        return super().training_batch(task, step, seed)
+
+
+def test_a_method_that_loads_its_batches_itself_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"own_batches loads its batches itself .*workers=1; use 0"):
+        run_tiny(tmp_path, method=OwnBatches, workers=1)
+    run_tiny(tmp_path, method=OwnBatches)
+
+
+# Logging
+
+
+@pytest.mark.parametrize("log_every", [2, 5, 100])
+def test_looking_at_losses_less_often_changes_no_byte(tmp_path, plain, log_every):
+    steps = []
+    run_tiny(
+        tmp_path,
+        log_every=log_every,
+        callback=lambda e: steps.append(e.step) if isinstance(e, StepEvent) else None,
+    )
+    assert_same_bytes(tmp_path, plain)
+    assert steps == [*range(7), *range(7)]
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_diverged_loss_is_found_before_it_is_saved(tmp_path):
+    settings = SETTINGS | {"learning_rate": 1e30}
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d of 'pets'; lower"):
+        run(
+            "finetune",
+            tiny_stream(),
+            tiny_clip(),
+            out=tmp_path,
+            config=settings,
+            checkpoint_every=3,
+            progress=False,
+            execution=Execution(log_every=100),
+        )
+    saved = CheckpointStore(tmp_path / "checkpoints").load()
+    assert saved is None or all(v.isfinite().all() for v in saved.tensors.values())
+
+
+def test_a_step_asks_the_device_for_no_number(clip, stream, monkeypatch):
+    """Every look at a value (`item`, `float`, `bool`) waits for a GPU."""
+    from vlcl_toolkit.devices import Devices
+    from vlcl_toolkit.methods import make_method
+    from vlcl_toolkit.training import train_step
+
+    asked = []
+    for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
+        original = getattr(torch.Tensor, name)
+
+        def count(self, name=name, original=original):
+            asked.append(name)
+            return original(self)
+
+        monkeypatch.setattr(torch.Tensor, name, count)
+    for name, settings in (
+        ("finetune", SETTINGS),
+        ("diki", {"shrinkage": "auto", "select_epoch": False}),
+    ):
+        with make_method(name, clip, settings) as method:
+            method.enter_task(0, stream[0])
+            method.begin_task(0, stream[0], torch.Generator())
+            optimizer = method.optimizer(list(method.trainable().values()))
+            batch = method.training_batch(stream[0], 0, 0)
+            for step in range(3):
+                asked.clear()
+                terms = train_step(method, optimizer, *batch, step, Devices(clip))
+            assert asked == [], name
+            assert terms["loss"].ndim == 0
+
+
+# Attention, compilation
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at every tensor it meets
+def test_other_attention_and_compiled_towers_agree(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(devices_module, "COMPILER", "eager")  # traced, not translated: seconds
+    run_tiny(tmp_path / "math", attention="math", determinism="strict")
+    clip = tiny_clip()
+    run_tiny(tmp_path / "compiled", clip=clip, compile=True)
+    assert clip.model.visual._compiled_call_impl is None
+    expected = [json.loads(line) for line in (plain / "history.jsonl").read_text().splitlines()]
+    for name in ("math", "compiled"):
+        lines = (tmp_path / name / "history.jsonl").read_text().splitlines()
+        for line, wanted in zip(lines, expected, strict=True):
+            assert json.loads(line)["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+
+
+# What cannot be had
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        ({"devices": 0}, "devices must be at least 1; found 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"log_every": 0}, "log_every must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_named(execution, message):
+    with pytest.raises(UserError, match=message):
+        Execution(**execution)
+
+
+def test_more_devices_than_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices_module.os, "cpu_count", lambda: 8)
+    with pytest.raises(UserError, match=r"2 devices need 2 processes; found 1; .*torchrun"):
+        run_tiny(tmp_path, devices=2)
+    monkeypatch.setattr(devices_module.os, "cpu_count", lambda: 1)
+    with pytest.raises(UserError, match="2 devices asked for; this machine has 1 CPU core"):
+        run_tiny(tmp_path, devices=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_gpus_asked_for_and_one_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    there = devices_module._other_count(2, 1, torch.device("cuda"))
+    assert there == "2 devices asked for; this machine has 1 GPU(s); lower --devices"
+    monkeypatch.setattr(clip_module, "processes", lambda: Processes(1, 2, 1, 2))
+    with pytest.raises(UserError, match="2 processes on this machine need as many GPUs; found 1"):
+        clip_module.find_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "message"),
+    [
+        ("bf16", (7, 0), "bf16 needs a GPU of compute capability 8.0 or newer; cuda has 7.0; use"),
+        ("fp16", (5, 0), "fp16 needs a GPU of compute capability 5.3 or newer; cuda has 5.0; use"),
+        ("bf16", (8, 0), None),
+        ("fp16", (7, 0), None),
+        ("fp32", (3, 5), None),
+    ],
+)
+def test_a_precision_that_the_gpu_has_not(precision, capability, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    if message is None:
+        clip_module._check_precision(precision, torch.device("cuda"))
+        return
+    with pytest.raises(UserError, match=message):
+        clip_module._check_precision(precision, torch.device("cuda"))
+
+
+class Hungry(Finetune):
+    """A method that needs more memory than there is."""
+
+    name = "hungry"
+
+    def loss(self, images, labels, step):
+        if step == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
+        return super().loss(images, labels, step)
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path):
+    with pytest.raises(UserError, match=r"ran out of memory .*Tried to allocate 9 GiB") as error:
+        run_tiny(tmp_path, method=Hungry)
+    message = str(error.value)
+    assert "\n" not in message
+    for advice in ("--accumulate", "--precision bf16", "batch_size"):
+        assert advice in message
+    assert error.value.of_one_process
+    assert CheckpointStore(tmp_path / "checkpoints").load().state["progress"]["step"] == 3
+
+
+def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):
+    """Of several processes the first one speaks, but not about what only another one knows."""
+    monkeypatch.setattr("vlcl_toolkit.processes.processes", lambda: Processes(1, 2, 1, 2))
+    for alone, spoken in ((True, 1), (False, 0)):
+
+        def fail(alone: bool = alone) -> None:
+            raise UserError("no memory", of_one_process=alone)
+
+        monkeypatch.setattr("vlcl_toolkit.cli.commands.COMMANDS", {"fail": fail})
+        assert main(["fail"]) == 2
+        assert capsys.readouterr().err.count("vlcl: no memory") == spoken
+
+
+def test_processes_of_torchrun_share_one_run(monkeypatch, clip):
+    monkeypatch.setattr("vlcl_toolkit.jobs.processes", lambda: Processes(0, 2, 0, 2))
+    with pytest.raises(UserError, match="torchrun started 2 processes, which share one run"):
+        jobs_at_once(clip, 4)
+
+
+def test_every_method_gives_its_loads_as_draws():
+    """So that `--workers` serves all of them."""
+    from vlcl_toolkit.methods import method_class, method_names
+
+    for name in method_names():
+        if name != "own_batches":
+            assert method_class(name).training_batch is Method.training_batch, name
