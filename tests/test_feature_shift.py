@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from planted import LABELS, SIZE, cloud, frozen_features, planted_probes, unit
 
@@ -30,6 +31,30 @@ def moved():
     rng = np.random.default_rng(5)
     now["faces"] = (unit(rng.normal(size=(len(LABELS), SIZE))).astype(np.float32), cloud(2)[1])
     return planted_probes(frozen_features(), now)
+
+
+def test_a_domain_that_was_pushed_aside_can_be_moved_back():
+    now = frozen_features()
+    images, texts = now["signs"]
+    now["signs"] = (images + 3 * (texts[1] - texts[0]), texts)  # everything looks like class 1
+    now["land"] = (np.roll(now["land"][0], 8, axis=0), now["land"][1])  # classes are exchanged
+    table = analysis.moved_back(planted_probes(frozen_features(), now))
+    assert at(table, 0, "signs")["moved_back"] == 100
+    assert at(table, 1, "signs")["accuracy"] <= 50
+    assert at(table, 1, "signs")["moved_back"] == 100
+    assert at(table, 1, "land")["moved_back"] == at(table, 1, "land")["accuracy"] == 0
+
+
+def test_movement_on_a_map_is_told_in_sizes_of_the_map(moved):
+    positions = analysis.feature_map(moved)
+    stays = positions[positions["step"] == 0]
+    later = stays.assign(step=1, after="land", x=stays["x"] + 3, y=stays["y"] + 4)
+    table = analysis.map_movement(pd.concat([stays, later]))
+    images = stays[stays["kind"] == "image"]
+    size = np.sqrt(images["x"].var(ddof=0) + images["y"].var(ddof=0))
+    for domain in ("land", "signs", "faces"):
+        assert at(table, 0, domain)["moved"] == 0
+        assert at(table, 1, domain)["moved"] == pytest.approx(5 / size)
 
 
 def test_a_planted_shift_has_its_length(moved):

@@ -8,8 +8,18 @@ from vlcl_toolkit.analysis.decisions import (
     route_decisions,
     threshold_sweep,
 )
-from vlcl_toolkit.analysis.feature_maps import feature_film, feature_map, map_quality
-from vlcl_toolkit.analysis.feature_shift import class_separation, neighbours_kept, shift_length
+from vlcl_toolkit.analysis.feature_maps import (
+    feature_film,
+    feature_map,
+    map_movement,
+    map_quality,
+)
+from vlcl_toolkit.analysis.feature_shift import (
+    class_separation,
+    moved_back,
+    neighbours_kept,
+    shift_length,
+)
 from vlcl_toolkit.analysis.interference import (
     attention_to_prompts,
     drift_by_block,
@@ -68,9 +78,11 @@ __all__ = [
     "freezing_protects",
     "gains",
     "lost_predictions",
+    "map_movement",
     "map_quality",
     "margins",
     "mixed_batches",
+    "moved_back",
     "neighbours_kept",
     "order_scores",
     "order_spread",

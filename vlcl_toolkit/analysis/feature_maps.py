@@ -99,6 +99,28 @@ def feature_film(
     return _placed(points, fit_film(vectors, neighbours, seed))
 
 
+def map_movement(positions: pd.DataFrame) -> pd.DataFrame:
+    """How far the middle of each domain's images moved on a map, in sizes of that map.
+
+    Compare with `shift_length`, which tells how far they moved among the features: a film that is
+    aligned step by step takes common movement out.
+
+    Args:
+        positions: of `feature_map` or `feature_film`.
+
+    Columns: step, after, domain, status; moved (distance from the frozen place, over the root mean
+    square distance of all frozen images from their middle; 0 = stayed).
+    """
+    images = positions[positions["kind"] == "image"]
+    frozen = images.loc[images["step"] == 0, ["x", "y"]]
+    size = float(np.sqrt(((frozen - frozen.mean()) ** 2).sum(axis=1).mean()))
+    keys = ["step", "after", "domain", "status"]
+    middles = images.groupby(keys, sort=False)[["x", "y"]].mean().reset_index()
+    start = middles[middles["step"] == 0].set_index("domain").loc[middles["domain"], ["x", "y"]]
+    moved = np.linalg.norm(middles[["x", "y"]].to_numpy() - start.to_numpy(), axis=1)
+    return middles[keys].assign(moved=moved / size)
+
+
 def map_quality(
     probes: Probes, positions: pd.DataFrame, k: int = 10, *, anchors: str = "centred"
 ) -> pd.DataFrame:

@@ -39,6 +39,30 @@ def shift_length(probes: Probes, domains: Sequence[str] | None = None) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+def moved_back(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataFrame:
+    """Accuracy if the common movement of a domain's images is taken back, its texts left as they are.
+
+    Where that restores the accuracy, the domain was pushed aside as a whole; where it does not, its
+    images were mixed with each other. No labels are needed to undo a common movement.
+
+    Columns: step, after, domain, status; accuracy (percent, as the method answers), moved_back
+    (percent, with the mean of the image features where the frozen backbone has it).
+    """
+    rows = []
+    for domain in chosen_domains(probes, domains):
+        labels = probes.labels(domain)
+        home = features(probes, 0, domain, "image").mean(axis=0)
+        for step in probes.steps:
+            images = features(probes, step, domain, "image")
+            texts = features(probes, step, domain, "class")
+            answers = probes.logits(step, domain).argmax(axis=1)
+            at_home = ((images - images.mean(axis=0) + home) @ texts.T).argmax(axis=1)
+            shares = {"accuracy": answers == labels, "moved_back": at_home == labels}
+            percent = {name: 100 * float(right.mean()) for name, right in shares.items()}
+            rows.append(where(probes, step, domain) | percent)
+    return pd.DataFrame(rows)
+
+
 def neighbours_kept(
     probes: Probes, k: int = 10, domains: Sequence[str] | None = None
 ) -> pd.DataFrame:

@@ -19,6 +19,7 @@ MEASURES = {
     "changed": "predictions changed\n(percent of images)",
     "broken": "right before, wrong now\n(percent, lower is better)",
     "repaired": "wrong before, right now\n(percent, higher is better)",
+    "moved_back": "accuracy, common movement undone\n(percent, higher is better)",
     "accuracy": "accuracy\n(percent, higher is better)",
     "change": "change of accuracy (points\nagainst the frozen backbone)",
 }
