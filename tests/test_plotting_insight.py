@@ -74,6 +74,15 @@ def test_curves_name_every_domain_without_overlap(probes, ax):
     assert "higher is better" in ax.get_ylabel()
 
 
+def test_curves_side_by_side_share_limits_that_hold_all(probes):
+    figure = plotting.new_figure(1, 2, sharey=True)[0]
+    table = analysis.neighbours_kept(probes, k=5)
+    plotting.curves_by_step(table, figure.axes[0], value="kept")
+    plotting.curves_by_step(table.assign(kept=2 * table["kept"]), figure.axes[1], value="kept")
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert figure.axes[1].get_ylim()[1] >= 2
+
+
 def test_histograms_hold_all_images(probes, ax):
     plotting.margin_histogram(analysis.margins(probes), ax, domain="signs", step=1)
     assert sum(patch.get_height() for patch in ax.patches[:-1]) == len(LABELS)

@@ -179,6 +179,8 @@ def _quality(quality: pd.DataFrame, step: int) -> str:
 
 def _name_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
     """Name curves at their last point, pushed apart so that no two names overlap."""
+    ax.set_autoscaley_on(True)  # axes beside it that share the scale may have fixed it already
+    ax.autoscale_view(scalex=False)
     low, high = ax.get_ylim()
     ax.set_ylim(low, high)  # names do not move the limits
     order = sorted(ends, key=lambda name: ends[name][1])
