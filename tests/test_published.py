@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from vlcl_toolkit import UserError
+from vlcl_toolkit.analysis.caveats import caveats
 from vlcl_toolkit.analysis.published import (
     SCORES,
     beside_published,
-    caveats,
+    cost_table,
     own_scores,
     published_for,
     published_results,
@@ -113,6 +114,16 @@ def test_the_figures_of_the_papers():
     assert published_for("mtil-order-I", "zscl")[0].id == "zscl_repo_t3_7"
     with pytest.raises(UserError, match="unknown protocol 'mtil-order-1'; did you mean"):
         published_scores("mtil-order-1")
+
+
+def test_costs_are_derived_or_quoted():
+    table = cost_table("mtil-order-I").set_index("recipe")
+    assert table.loc["mtil-order-I/zscl"].tolist() == [11011, 64, 47.24, 43.1]
+    assert table.loc["mtil-order-I/diki", ["steps", "images_per_step"]].tolist() == [15030, 128]
+    assert math.isnan(table.loc["mtil-order-I/lwf", "gpu_hours"])
+    assert cost_table("imagenet100-10")["steps"].isna().sum() == 1
+    with pytest.raises(UserError, match="unknown protocol 'mtil'"):
+        cost_table("mtil")
 
 
 def test_zero_shot_row_is_published_too():

@@ -1,4 +1,4 @@
-"""Published results beside a run's own, and what keeps the two from being comparable.
+"""Published results beside a run's own; what keeps the two from being comparable is in caveats.py.
 
 The published numbers, their sources, and whether somebody looked them up there, stand in
 `data/published_results.json`.
@@ -6,7 +6,7 @@ The published numbers, their sources, and whether somebody looked them up there,
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +16,7 @@ import pandas as pd
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.evaluation import class_incremental_scores, metric_vectors
 from vlcl_toolkit.files import data_path
-from vlcl_toolkit.random_backbone import PREFIX
-from vlcl_toolkit.recipes.protocol import Recipe
+from vlcl_toolkit.recipes.protocol import recipes, training_steps
 from vlcl_toolkit.results import RunResult, row_names
 from vlcl_toolkit.streams.splits import facts
 
@@ -111,6 +110,32 @@ def published_scores(protocol: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cost_table(protocol: str) -> pd.DataFrame:
+    """What the runs of a protocol cost: derived from the settings, and quoted where somebody published it.
+
+    Columns: recipe, steps (optimisation steps; nan: sizes not published), images_per_step (without
+    reference images), gpu_hours, peak_gpu_gb (quoted, nan: unknown; hardware not told).
+    """
+    rows = []
+    for name, recipe in recipes().items():
+        if recipe.protocol == protocol:
+            config, steps = recipe.config(), training_steps(recipe)
+            quoted = [e.cost for e in published_for(protocol, recipe.variant) if e.cost]
+            cost = quoted[0] if quoted else {}
+            rows.append(
+                {
+                    "recipe": name,
+                    "steps": math.nan if steps is None else steps,
+                    "images_per_step": getattr(config, "batch_size", 0),
+                    "gpu_hours": cost.get("gpu_hours", math.nan),
+                    "peak_gpu_gb": cost.get("peak_gpu_gb", math.nan),
+                }
+            )
+    if not rows:
+        raise unknown_name("protocol", protocol, {recipe.protocol for recipe in recipes().values()})
+    return pd.DataFrame(rows)
+
+
 def own_scores(result: RunResult) -> dict[str, float]:
     """Scores of a run as its protocol defines them: "average" and "last" of the steps if label space is "seen"."""
     if result.config["label_space"] == "task":
@@ -167,67 +192,3 @@ def _by_task(matrix: np.ndarray, names: list[str]) -> dict[str, dict[str, float]
         score: dict(zip(names[len(names) - len(values) :], values, strict=True))
         for score, values in ends.items()
     }
-
-
-def caveats(result: RunResult, recipe: Recipe) -> list[str]:
-    """What keeps a run's numbers from being the published ones, most serious first; one sentence each."""
-    config, backbone = result.config, result.config["backbone"]
-    entries = published_for(recipe.protocol, recipe.variant)
-    found = []
-    if not result.complete:
-        found.append("the run is not finished: scores are not known yet")
-    if "-replica-" in config["split_id"]:
-        found.append("the data sets are replicas: the numbers mean nothing")
-    if backbone["name"].startswith(PREFIX):
-        found.append(f"the backbone has random weights ({backbone['name']})")
-    elif backbone["name"] != recipe.backbone or recipe.pretrained not in backbone["pretrained"]:
-        found.append(
-            f"backbone {backbone['name']} ({backbone['pretrained']}) instead of {recipe.backbone} "
-            f"({recipe.pretrained})"
-        )
-    found += _changed_settings(result, recipe)
-    found.append(_label_space(config["label_space"]))
-    if config["split_id"].startswith("mtil"):
-        found += _division(config["split_id"].split("-")[1], entries)
-    if config["decision"] != "sample":
-        found.append(
-            "test images of a batch decide together to which task they belong (as published)"
-        )
-    if result.config.get("skipped_images"):
-        count = sum(config["skipped_images"].values())
-        found.append(f"{count} unreadable images were left out")
-    found += recipe.caveats
-    found += [f"{entry.id}: {entry.note}" for entry in entries if entry.note]
-    for entry in entries:
-        if not entry.verified:
-            found.append(f"published figure not verified: {entry.source}")
-    if not entries:
-        found.append("no published figure of this recipe is known here")
-    return found
-
-
-def _changed_settings(result: RunResult, recipe: Recipe) -> list[str]:
-    paper, own = json.loads(json.dumps(asdict(recipe.config()))), result.config["method_config"]
-    changed = [f"{name}={own.get(name)!r}" for name in paper if own.get(name) != paper[name]]
-    return [f"settings differ from the paper's: {', '.join(changed)}"] if changed else []
-
-
-def _label_space(label_space: str) -> str:
-    if label_space == "task":
-        return "label space 'task': an image is classified among the classes of its own data set"
-    return "label space 'seen': an image is classified among the classes of all steps so far"
-
-
-def _division(split: str, entries: list[Published]) -> list[str]:
-    texts = {
-        "zscl": "division 'zscl' (ZSCL, MoE-Adapters): the official parts, 80/20 where there are none; "
-        "SUN397's cannot equal the authors' (its file order is not known)",
-        "coop": "division 'coop' (DIKI): CoOp's parts, one template",
-    }
-    others = sorted({entry.split for entry in entries if entry.split not in (None, split)})
-    mixed = [
-        f"published for division {other!r}: test images differ for 8 of 11 data sets"
-        for other in others
-        if other != "unclear"
-    ]
-    return [texts[split], *mixed]

@@ -77,17 +77,18 @@ def recipe(
 
     chosen, settings = find_recipe(name), read_settings(set)
     chosen.config(settings)  # before eleven data sets are read
-    stream = recipe_stream(chosen, **files.options())
+    stream, own = recipe_stream(chosen, **files.options()), backbone.of(chosen)
     result = run_recipe(
         chosen,
         stream=stream,
-        clip=backbone.of(chosen).load(),
+        clip=own.load(),
         settings=settings,
         stop_after=stop_after,
         seed=seed,
         out=out,
         checkpoint_every=checkpoint_every,
         probes=probes,
+        execution=own.execution,
     )
     print_reproduction(result, chosen)
 
@@ -140,7 +141,8 @@ def print_recipes() -> None:
 
 def print_reproduction(result: "RunResult", recipe: "Recipe") -> None:
     """A run, then the same beside each published result, then the caveats."""
-    from vlcl_toolkit.analysis.published import caveats, published_for
+    from vlcl_toolkit.analysis.caveats import caveats
+    from vlcl_toolkit.analysis.published import published_for
     from vlcl_toolkit.cli.tables import print_run
 
     print_run(result)
