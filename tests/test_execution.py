@@ -294,3 +294,10 @@ def test_every_method_gives_its_loads_as_draws():
     for name in method_names():
         if name != "own_batches":
             assert method_class(name).training_batch is Method.training_batch, name
+
+
+def test_one_gpu_named_for_several_processes_is_refused(clip, monkeypatch):
+    monkeypatch.setattr(devices_module, "processes", lambda: Processes(1, 2, 1, 2))
+    clip.device = torch.device("cuda:0")
+    with pytest.raises(UserError, match="a GPU of its own; found --device cuda:0 for all of them"):
+        devices_module.Devices(clip)

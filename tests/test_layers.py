@@ -25,7 +25,7 @@ LAYERS = [
         "training",
         "probes",
     },
-    {"cluster", "experiments", "jobs", "prompt_strength", "reproduce", "weight_path"},
+    {"bench", "cluster", "experiments", "jobs", "prompt_strength", "reproduce", "weight_path"},
     {"analysis"},
     {"plotting"},
     {"widgets", "cli", "__main__", "__init__"},

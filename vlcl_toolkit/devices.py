@@ -28,10 +28,10 @@ from vlcl_toolkit.methods import Method
 from vlcl_toolkit.processes import processes
 
 COMPILER = "inductor"
-_ATTENTION = {
-    "math": SDPBackend.MATH,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+_ATTENTION = {  # the plain one serves where a mask or a precision forbids the others
+    "math": [SDPBackend.MATH],
+    "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
+    "efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }
 _LOG_EVERY = 20  # steps, where looking at a loss means waiting for the device
 
@@ -100,6 +100,11 @@ class Devices:
         device = clip.device
         self.log_every = self.execution.log_every or (1 if device.type == "cpu" else _LOG_EVERY)
         self.workers = self.execution.workers
+        if self.processes > 1 and device.index not in (None, found.local_rank):
+            raise UserError(
+                f"each of {self.processes} processes takes a GPU of its own; found --device {device} "
+                "for all of them; use --device cuda"
+            )
         index = [device.index or 0] if device.type != "cpu" else 1
         options: dict[str, Any] = {"devices": index}
         environment: Any = LightningEnvironment()

@@ -24,7 +24,7 @@ class Execution:
     compile: bool = False
     """Compile both towers (torch.compile): minutes at the start, faster steps."""
     attention: Literal["auto", "math", "flash", "efficient"] = "auto"
-    """Which of torch's implementations of attention may be used; auto: the fastest that fits."""
+    """Which of torch's attention kernels may be used beside the plain one (math); auto: any."""
     determinism: Literal["off", "warn", "strict"] = "warn"
     """On a GPU: off (fastest), warn (repeatable operations where there are any), strict (else an error)."""
     log_every: int | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from vlcl_toolkit.cli.bench import bench
 from vlcl_toolkit.cli.data import AS_PUBLISHED, Data, DataOptions, data
 from vlcl_toolkit.cli.options import (
     EMBEDDED,
@@ -304,4 +305,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain-mini": pretrain_mini,
     "data": data,
     "import": import_,
+    "bench": bench,
 }
