@@ -1,5 +1,6 @@
 """What every notebook promises, besides that it runs: clean in git, short cells, the same parts."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -33,9 +34,19 @@ def sources(notebook, kind):
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
-def test_every_notebook_has_a_number_of_its_own():
-    assert all(re.match(r"\d\d_", path.name) for path in NOTEBOOKS)
-    assert len({path.name[:2] for path in NOTEBOOKS}) == len(NOTEBOOKS)
+def test_numbers_have_no_gap():
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"{n:02d}_" for n in range(len(NOTEBOOKS))]
+
+
+@pytest.mark.parametrize(
+    ("path", "following"),
+    list(itertools.pairwise(NOTEBOOKS)),
+    ids=[path.stem for path in NOTEBOOKS[:-1]],
+)
+def test_next_leads_to_the_following_notebook(path, following):
+    text = "\n".join(sources(read(path), "markdown"))
+    links = re.findall(r"^\*\*Next:\*\* \[`(\w+)`\]\((\w+)\.ipynb\)", text, re.MULTILINE)
+    assert links[-1:] == [(following.stem, following.stem)]
 
 
 def test_opens_without_asking_for_a_kernel(notebook):
