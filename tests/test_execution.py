@@ -1,6 +1,7 @@
 """How a run computes changes no result: loading processes, logging, attention, compilation; and what cannot be had."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -74,6 +75,19 @@ def test_loading_processes_change_no_byte(tmp_path, workers):
     run_tiny(tmp_path / "here", stream=stream)
     run_tiny(tmp_path / "ahead", stream=stream, workers=workers)
     assert_same_bytes(tmp_path / "here", tmp_path / "ahead")
+
+
+def test_test_images_are_decoded_by_threads(tmp_path, monkeypatch):
+    names, original = set(), FilePictures.__getitem__
+
+    def noted(self, index):
+        names.add(threading.current_thread().name.split("_")[0])
+        return original(self, index)
+
+    monkeypatch.setattr(FilePictures, "__getitem__", noted)
+    run_tiny(tmp_path / "run", stream=picture_stream(tmp_path), workers=2)
+    assert "MainThread" not in names  # training images were decoded by processes
+    assert names
 
 
 def test_a_run_goes_on_with_another_number_of_loading_processes(tmp_path, plain):

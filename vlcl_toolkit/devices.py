@@ -26,6 +26,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.execution import Execution
 from vlcl_toolkit.methods import Method
 from vlcl_toolkit.processes import processes
+from vlcl_toolkit.streams.threads import decoding_threads
 
 COMPILER = "inductor"
 _ATTENTION = {  # the plain one serves where a mask or a precision forbids the others
@@ -216,6 +217,7 @@ class Devices:
         chosen = sdpa_kernel(_ATTENTION[attention]) if attention != "auto" else None
         with (
             team(self.process, self.processes),
+            decoding_threads(self.workers),
             _deterministic(self.clip.device, self.execution.determinism),
             chosen or contextlib.nullcontext(),
             _memory_advice(self.clip.device),

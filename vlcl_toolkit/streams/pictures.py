@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed, local_seed
 from vlcl_toolkit.streams.images import ImageData, check_labels
+from vlcl_toolkit.streams.threads import in_threads
 
 
 class Pictures(ABC):
@@ -206,6 +207,9 @@ class PictureData(ImageData):
         seed: int | None,
     ) -> Float[Tensor, "part 3 h w"]:
         """As in `ImageData`; others are not decoded, so that each image has a seed of its own."""
+        if seed is None and getattr(transform, "augment", True) is False:
+            chosen = indices[part].tolist()
+            return torch.stack(in_threads(lambda index: transform(self.picture(index)), chosen))
         images = []
         for place in range(len(indices))[part]:
             with local_seed(None if seed is None else derive_seed(seed, place)):
