@@ -9,6 +9,7 @@ from PIL import Image
 from tiny import SETTINGS, tiny_clip, tiny_stream
 
 from vlcl_toolkit import clip as clip_module
+from vlcl_toolkit import computing
 from vlcl_toolkit import devices as devices_module
 from vlcl_toolkit.checkpoint import CheckpointStore
 from vlcl_toolkit.cli import main
@@ -193,7 +194,7 @@ def test_a_step_asks_the_device_for_no_number(clip, stream, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at every tensor it meets
 def test_other_attention_and_compiled_towers_agree(tmp_path, plain, monkeypatch):
-    monkeypatch.setattr(devices_module, "COMPILER", "eager")  # traced, not translated: seconds
+    monkeypatch.setattr(computing, "COMPILER", "eager")  # traced, not translated: seconds
     run_tiny(tmp_path / "math", attention="math", determinism="strict")
     clip = tiny_clip()
     run_tiny(tmp_path / "compiled", clip=clip, compile=True)

@@ -21,6 +21,7 @@ LAYERS = [
         "run_folder",
         "session",
         "devices",
+        "computing",
         "loading",
         "training",
         "probes",

@@ -18,22 +18,16 @@ from lightning_fabric.plugins import MixedPrecision, Precision
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlcl_toolkit.clip import Clip
-from vlcl_toolkit.division import Division, dividing, team
+from vlcl_toolkit.computing import attention, compiled, deterministic, memory_advice
+from vlcl_toolkit.division import Division, dividing
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.execution import Execution
 from vlcl_toolkit.methods import Method
-from vlcl_toolkit.processes import processes
+from vlcl_toolkit.processes import processes, team
 from vlcl_toolkit.streams.threads import decoding_threads
 
-COMPILER = "inductor"
-_ATTENTION = {  # the plain one serves where a mask or a precision forbids the others
-    "math": [SDPBackend.MATH],
-    "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
-    "efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
-}
 _LOG_EVERY = 20  # steps, where looking at a loss means waiting for the device
 
 
@@ -213,32 +207,19 @@ class Devices:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Context of a run: attention, determinism, advice when memory runs out."""
-        attention = self.execution.attention
-        chosen = sdpa_kernel(_ATTENTION[attention]) if attention != "auto" else None
+        device, execution = self.clip.device, self.execution
         with (
             team(self.process, self.processes),
             decoding_threads(self.workers),
-            _deterministic(self.clip.device, self.execution.determinism),
-            chosen or contextlib.nullcontext(),
-            _memory_advice(self.clip.device),
+            attention(execution.attention),
+            deterministic(device, execution.determinism),
+            memory_advice(device),
         ):
             yield
 
-    @contextlib.contextmanager
-    def compiled(self) -> Iterator[None]:
+    def compiled(self) -> contextlib.AbstractContextManager:
         """Context in which both towers are compiled, if that is wanted; the method is attached."""
-        if not self.execution.compile:
-            yield
-            return
-        towers = (self.clip.model.visual, self.clip.model.transformer)
-        for tower in towers:
-            tower.compile(backend=COMPILER)
-        try:
-            yield
-        finally:
-            for tower in towers:
-                tower._compiled_call_impl = None
-            torch.compiler.reset()
+        return compiled(self.clip.model) if self.execution.compile else contextlib.nullcontext()
 
 
 def _launch_quietly(fabric: Fabric) -> None:
@@ -267,36 +248,3 @@ def _other_count(wanted: int | None, started: int, device: torch.device) -> str:
         f"{wanted} devices need {wanted} processes; found {started}; start them with torchrun "
         f"--nproc-per-node {wanted} -m vlcl_toolkit.cli ..., or lower --devices"
     )
-
-
-@contextlib.contextmanager
-def _memory_advice(device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        short = str(error).splitlines()[0] if str(error) else "no details"
-        message = (
-            f"{device} ran out of memory ({short}); raise --accumulate, choose --precision bf16, or "
-            "lower batch_size (--set batch_size=...) or eval_batch_size"
-        )
-        raise UserError(message, of_one_process=True) from error
-
-
-@contextlib.contextmanager
-def _deterministic(device: torch.device, mode: str) -> Iterator[None]:
-    # The CPU kernels in use are deterministic already; on CUDA, scatter-adds have to be asked.
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill: Any = torch.utils.deterministic
-    filled = fill.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only then
-    torch.use_deterministic_algorithms(mode != "off", warn_only=mode == "warn")
-    fill.fill_uninitialized_memory = False  # costs a pass over every new tensor
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        fill.fill_uninitialized_memory = filled

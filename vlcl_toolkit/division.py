@@ -15,7 +15,7 @@ them (`recording`), then every portion computes its own rows again, with a graph
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -25,7 +25,6 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 _current: ContextVar["Division | None"] = ContextVar("division", default=None)
-_team: ContextVar[tuple[int, int]] = ContextVar("team", default=(0, 1))
 
 
 def part_of(total: int, index: int, parts: int) -> tuple[int, int]:
@@ -187,37 +186,6 @@ def dividing(division: Division | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-
-
-@contextlib.contextmanager
-def team(process: int, processes: int) -> Iterator[None]:
-    """Context of a run: this process and how many there are, for `spread`."""
-    token = _team.set((process, processes))
-    try:
-        yield
-    finally:
-        _team.reset(token)
-
-
-def spread(
-    parts: Sequence[Tensor], answer: Callable[[Tensor], Tensor], device: torch.device
-) -> Int64[Tensor, " n"]:
-    """Labels of images, on the CPU; the processes of a run take turns with the batches.
-
-    Args:
-        parts: the indices of each batch, 0 .. n - 1 in order.
-        answer: indices -> labels, int64.
-    """
-    process, processes = _team.get()
-    if processes == 1:
-        return torch.cat(
-            [torch.empty(0, dtype=torch.int64), *(answer(part).cpu() for part in parts)]
-        )
-    labels = torch.zeros(sum(map(len, parts)), dtype=torch.int64, device=device)
-    for part in parts[process::processes]:
-        labels[part.to(device)] = answer(part).to(device)
-    dist.all_reduce(labels)
-    return labels.cpu()
 
 
 def divides() -> bool:
