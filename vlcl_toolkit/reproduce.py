@@ -13,7 +13,7 @@ from vlcl_toolkit.recipes.protocol import Recipe, find_recipe, recipe_stream
 from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.streams.material import VARIABLE
-from vlcl_toolkit.streams.replicas import is_replica, write_replicas
+from vlcl_toolkit.streams.replicas import MTIL, is_replica, write_replicas
 from vlcl_toolkit.training import run
 
 REHEARSAL_BACKBONE = "random:ViT-B-16-quickgelu:depth=2,width=64,pixels=32,dim=32"
@@ -109,10 +109,11 @@ def find_material(replicas: str | Path = "runs/replicas") -> Material:
     """The data sets that VLCL_DATA names, with OpenAI's ViT-B/16; without them, a rehearsal.
 
     Args:
-        replicas: where the replicas of a rehearsal are written (a few seconds, once).
+        replicas: where a rehearsal's replicas of MTIL are written (a few seconds, once), unless
+            VLCL_DATA names some.
     """
     given = os.environ.get(VARIABLE)
     if given is not None and not is_replica(given):
         return Material(Path(given).expanduser(), "ViT-B-16-quickgelu", "openai", rehearsal=False)
-    root = write_replicas(given if given is not None else replicas)
+    root = Path(given) if given is not None else write_replicas(replicas, list(MTIL))
     return Material(root, REHEARSAL_BACKBONE, None, rehearsal=True)

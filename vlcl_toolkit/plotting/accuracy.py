@@ -54,9 +54,12 @@ def accuracy_matrix(
     right = max(centres.values()) + 0.5
     ax.set_xlim(-0.02, right + 0.02)
     ax.set_ylim(rows + 0.02, -0.2)
-    ax.set_xticks(list(centres.values()), list(centres))
-    ax.set_yticks(np.arange(rows) + 0.5, accuracy.index)
+    slanted: dict[str, Any] = (
+        {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if len(centres) > 8 else {}
+    )
     ax.xaxis.tick_top()
+    ax.set_xticks(list(centres.values()), list(centres), **slanted)
+    ax.set_yticks(np.arange(rows) + 0.5, accuracy.index)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_xlabel("accuracy on … (percent, higher is better; framed: just learned)")
