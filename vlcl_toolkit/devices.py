@@ -150,9 +150,12 @@ class Devices:
         with dividing(division):
             if division is None or division.portions == 1:
                 terms = module(images, labels, step)
-                self.fabric.backward(terms["loss"])
+                self.fabric.backward(terms["loss"] / self._held_back)
             else:
                 terms = self._in_portions(division, module, (images, labels, step))
+        if self._held_back > 1:
+            grads = [value.grad for value in method.trainable().values() if value.grad is not None]
+            torch._foreach_mul_(grads, self._held_back)
         return {name: value.detach() for name, value in terms.items()}
 
     def _in_portions(
@@ -168,8 +171,14 @@ class Devices:
                 division.portion(index),
                 self.fabric.no_backward_sync(module, enabled=silent),
             ):
-                self.fabric.backward(module(*batch)["loss"] / division.portions)
+                loss = module(*batch)["loss"] / (division.portions * self._held_back)
+                self.fabric.backward(loss)
         return terms
+
+    @property
+    def _held_back(self) -> int:
+        # The gradient of own rows is larger by the number of processes (division.py), which fp16 might not hold.
+        return self.processes if self.clip.precision == "fp16" else 1
 
     def _random_state(self) -> list[Tensor]:
         on_gpu = [torch.cuda.get_rng_state()] if self.clip.device.type == "cuda" else []
