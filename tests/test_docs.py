@@ -1,0 +1,62 @@
+"""docs/data.md and docs/reproducing.md say what the code knows."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vlcl_toolkit.analysis.published import SCORES, published_for
+from vlcl_toolkit.recipes.protocol import find_recipe, recipes, training_steps
+from vlcl_toolkit.streams import stream_names
+from vlcl_toolkit.streams.reference import CAPTIONS
+from vlcl_toolkit.streams.sources import COOP_FILES, SOURCES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def test_every_data_set_has_its_folder_and_its_way():
+    rows = [line for line in read("data.md").splitlines() if line.startswith("| ")]
+    for name, source in SOURCES.items():
+        (row,) = [row for row in rows if row.startswith(f"| {name} |")][:1]
+        assert f"`{source.folder}" in row
+        assert ("**by hand**" in row) == (not source.downloads)
+    for name, (file, _) in COOP_FILES.items():
+        assert any(row.startswith(f"| {name} |") and f"`{file}`" in row for row in rows)
+    assert CAPTIONS in read("data.md")
+
+
+def test_every_protocol_is_in_the_table():
+    text = read("reproducing.md")
+    named = set(re.findall(r"`((?:mtil|cifar|tiny|imagenet)[\w-]+)/(?:\w+|…)`", text))
+    assert named == {recipe.protocol for recipe in recipes().values()}
+    assert named - {"mtil-order-I", "mtil-order-II"} <= set(stream_names())
+
+
+@pytest.mark.parametrize(
+    "row",
+    re.findall(
+        r"^\|[^|]*\| `(mtil[\w-]+/\w+)` \|[^|]*\| ([\d,]+) \| (.*) \|$",
+        read("reproducing.md"),
+        re.M,
+    ),
+)
+def test_steps_and_published_scores_are_those_of_the_recipes(row):
+    name, steps, scores = row
+    recipe = find_recipe(name)
+    assert int(steps.replace(",", "")) == training_steps(recipe)
+    entries = published_for(recipe.protocol, recipe.variant)
+    if not entries:
+        assert scores == "not known here"
+        return
+    mark = "" if entries[0].verified else "?"
+    assert scores == " / ".join(f"{entries[0].scores[score]:.1f}{mark}" for score in SCORES)
+
+
+@pytest.mark.parametrize("name", ["data.md", "reproducing.md"])
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)#]+)\)", read(name)):
+        assert (DOCS / target).exists(), target
