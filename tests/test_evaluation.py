@@ -7,7 +7,7 @@ import pytest
 import torch
 from golden_cases import GOLDEN, read_case
 
-from vlcl_toolkit.evaluation import accuracy, metric_vectors, metrics
+from vlcl_toolkit.evaluation import accuracy, frozen_accuracy, metric_vectors, metrics
 from vlcl_toolkit.methods import make_method
 
 BY_HAND = np.array([[80.0, 50.0, 40.0], [70.0, 90.0, 30.0], [75.0, 60.0, 95.0]])
@@ -97,3 +97,14 @@ def test_accuracy_does_not_depend_on_the_batch_size(clip, stream):
 def test_accuracy_of_no_image_is_nan(clip, stream):
     task, method = stream["pets"], make_method("zero_shot", clip)
     assert np.isnan(accuracy(method, task.test.subset(torch.tensor([], dtype=torch.int64)), task))
+
+
+def test_the_frozen_backbone_is_measured_once(clip, stream, monkeypatch):
+    task, method = stream["pets"], make_method("zero_shot", clip)
+    plain, again = accuracy(method, task.test, task), frozen_accuracy(method, task.test, task)
+    assert again == plain
+    monkeypatch.setattr(clip, "encode_image", None)
+    assert frozen_accuracy(make_method("zero_shot", clip), task.test, task) == plain
+    half = task.test.subset(torch.arange(len(task.test) // 2))
+    with pytest.raises(TypeError):  # other images have to be looked at
+        frozen_accuracy(method, half, task)

@@ -7,10 +7,12 @@ section 5.1); Forgetting is that of Chaudhry et al. 2018, section 3.
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float
 
+from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.methods.base import Method
 from vlcl_toolkit.streams.base import ImageData, Task
 
@@ -23,6 +25,24 @@ def accuracy(method: Method, data: ImageData, task: Task) -> float:
     if not len(data):
         return float("nan")
     return 100 * int((method.classify(data, task) == data.labels).sum()) / len(data)
+
+
+# Backbone -> images -> task -> percent; entries go with what they belong to.
+_frozen: WeakKeyDictionary[Clip, WeakKeyDictionary[ImageData, WeakKeyDictionary[Task, float]]]
+_frozen = WeakKeyDictionary()
+
+
+def frozen_accuracy(zero_shot: Method, data: ImageData, task: Task) -> float:
+    """`accuracy` of the frozen backbone: measured once in a process, since runs leave it as it was.
+
+    Args:
+        zero_shot: on a backbone that no method has changed.
+    """
+    of_images = _frozen.setdefault(zero_shot.clip, WeakKeyDictionary())
+    of_tasks = of_images.setdefault(data, WeakKeyDictionary())
+    if task not in of_tasks:
+        of_tasks[task] = accuracy(zero_shot, data, task)
+    return of_tasks[task]
 
 
 def transfer(matrix: Matrix) -> Vector:

@@ -20,11 +20,11 @@ from vlcl_toolkit.checkpoint import (
 )
 from vlcl_toolkit.devices import Devices
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.evaluation import accuracy
+from vlcl_toolkit.evaluation import accuracy, frozen_accuracy
 from vlcl_toolkit.events import Event, RowEvent, StepEvent, StopRun
 from vlcl_toolkit.interrupts import DelayedInterrupt
 from vlcl_toolkit.memory import forget_peak_memory, peak_memory_mib
-from vlcl_toolkit.methods import Method
+from vlcl_toolkit.methods import Method, ZeroShot
 from vlcl_toolkit.probes.recorder import Recorder
 from vlcl_toolkit.results import accuracy_csv, accuracy_record
 from vlcl_toolkit.run_folder import RunFolder
@@ -175,7 +175,8 @@ class Session:
         tasks = everything if self.evaluate_all else (learned,) if learned else ()
         count = done.task_index + 1 if learned is not None else 0
         questions = {task.name: self.label_space.question(task, count) for task in tasks}
-        done.rows.append({name: accuracy(tester, *asked) for name, asked in questions.items()})
+        measure = frozen_accuracy if isinstance(tester, ZeroShot) else accuracy
+        done.rows.append({name: measure(tester, *asked) for name, asked in questions.items()})
         done.position += 1
         self._add_seconds("evaluate")
 
