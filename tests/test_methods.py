@@ -307,11 +307,12 @@ def test_settings_override_the_defaults():
 )
 def test_recipes_fit_their_methods(path):
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings.pop("include", None)
+    included = settings.pop("include", None)
     assert settings
     for name, config in settings.items():
-        changed = make_config(name, config)
-        assert asdict(changed) != asdict(make_config(name, {})), "a recipe says what differs"
+        before = recipe_config(name, included) if included else {}
+        changed = make_config(name, before | config)
+        assert asdict(changed) != asdict(make_config(name, before)), "a recipe says what differs"
 
 
 def test_recipes_are_found_by_the_streams_name():
