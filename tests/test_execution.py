@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import SETTINGS, tiny_clip, tiny_stream
+from zscl_tools import reference_stream
 
 from vlcl_toolkit import clip as clip_module
 from vlcl_toolkit import computing
@@ -173,16 +174,19 @@ def test_a_step_asks_the_device_for_no_number(clip, stream, monkeypatch):
             return original(self)
 
         monkeypatch.setattr(torch.Tensor, name, count)
-    for name, settings in (
-        ("finetune", SETTINGS),
-        ("diki", {"shrinkage": "auto", "select_epoch": False}),
-    ):
+    cases = {
+        "finetune": SETTINGS,
+        "zscl": SETTINGS | {"average_every": 2},
+        "diki": {"shrinkage": "auto", "select_epoch": False},
+    }
+    for name, settings in cases.items():
         with make_method(name, clip, settings) as method:
+            method.enter_stream(reference_stream())
             method.enter_task(0, stream[0])
             method.begin_task(0, stream[0], torch.Generator())
             optimizer = method.optimizer(list(method.trainable().values()))
-            batch = method.training_batch(stream[0], 0, 0)
             for step in range(3):
+                batch = method.training_batch(stream[0], step, 0)  # crops, on the CPU
                 asked.clear()
                 terms = train_step(method, optimizer, *batch, step, Devices(clip))
             assert asked == [], name

@@ -157,10 +157,12 @@ class Zscl(ParameterSpace):
         self.reference_batch = None
         if len(draws) > 1:
             data, indices = draws[1].data, draws[1].indices
-            known = self.teacher.all_images(data)[indices] if self._worth_keeping(data) else None
+            known, device = None, self.clip.device
+            if self._worth_keeping(data):
+                known = self.teacher.all_images(data)[indices.to(device, non_blocking=True)]
             size, texts = self.config.sentences_per_step, len(self.reference.tokens)
             chosen = batches(texts, size, step, derive_seed("reference", seed))
-            found = images[1].to(self.clip.device, non_blocking=True)
+            found = images[1].to(device, non_blocking=True)
             self.reference_batch = self.make_reference_batch(found, known, chosen, len(indices))
         return images[0]
 
