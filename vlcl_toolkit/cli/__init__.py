@@ -1,4 +1,4 @@
-"""The command line: vlcl run | compare | search | recipe | show | figures | pretrain-mini | data | import.
+"""The command line: vlcl run | compare | search | recipe | show | figures | pretrain-mini | data | bench | import.
 
 Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted.
 """
