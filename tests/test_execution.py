@@ -320,3 +320,14 @@ def test_one_gpu_named_for_several_processes_is_refused(clip, monkeypatch):
     clip.device = torch.device("cuda:0")
     with pytest.raises(UserError, match="a GPU of its own; found --device cuda:0 for all of them"):
         devices_module.Devices(clip)
+
+
+def test_a_run_of_another_kind_of_device_or_precision_is_refused(tmp_path, plain):
+    config = json.loads((plain / "config.json").read_text())
+    for key, other in (("device", "cuda"), ("precision", "bf16")):
+        folder = tmp_path / key
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config | {key: other}))
+        message = f"another {key}: '{other}' there, '{config[key]}' here; choose another output"
+        with pytest.raises(UserError, match=message):
+            run_tiny(folder)
