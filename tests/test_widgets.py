@@ -211,13 +211,13 @@ def test_bug_in_training_is_shown_with_its_traceback(panel, monkeypatch):
     def broken(*arguments, **options):
         raise ZeroDivisionError("in the <thread>")
 
-    monkeypatch.setattr("vlcl_toolkit.widgets.live.run", broken)
-    panel.start()
-    assert panel.wait(SECONDS)
+    with monkeypatch.context() as patch:
+        patch.setattr("vlcl_toolkit.widgets.live.run", broken)
+        panel.start()
+        assert panel.wait(SECONDS)
     assert isinstance(panel.error_view.error, ZeroDivisionError)
     assert "Traceback" in panel.error_view.value
     assert "in the &lt;thread&gt;" in panel.error_view.value
-    monkeypatch.undo()
     panel.start()
     assert panel.wait(SECONDS)
     assert panel.error_view.value == ""
