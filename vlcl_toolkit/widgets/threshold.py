@@ -11,7 +11,7 @@ from vlcl_toolkit.plotting import new_figure
 from vlcl_toolkit.widgets.sliders import FigureSliders
 
 MIXES = (1, 5, 10, 25, 50, 75, 100)  # percent of a batch that is of one domain
-_LABELS = {"threshold": "Threshold / the run's own", "mix": "One domain's share (percent)"}
+_LABELS = {"threshold": "Threshold / the run's own", "mix": "A domain's share (%)"}
 
 
 def selector_sliders(
