@@ -8,7 +8,8 @@ from tiny import tiny_clip
 
 from vlcl_toolkit.clip import Clip, normalize
 from vlcl_toolkit.methods.experts import Draws, Mixture, Mode, Place, grouped_linear
-from vlcl_toolkit.methods.selector_features import ClipFeatures, FrozenFeatures
+from vlcl_toolkit.methods.frozen_features import FrozenFeatures
+from vlcl_toolkit.methods.selector_features import ClipFeatures
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -273,6 +274,29 @@ def test_features_that_do_not_fit_are_computed_anew(clip, stream):
         frozen = FrozenFeatures(clip, clip.encode_image, limit)
         found = frozen.of(data)
         assert torch.equal(found, clip.encode_image(eval_images(stream[0], clip)))
+        assert (data in frozen._kept) is kept
+
+
+def test_features_of_the_backbone_serve_all_runs(clip, stream, monkeypatch):
+    data = stream[0].test
+    first = FrozenFeatures.of_backbone(clip).of(data)
+    sizes = counted(monkeypatch, Clip, "encode_image")
+    assert torch.equal(FrozenFeatures.of_backbone(clip).of(data), first)
+    assert not sizes
+    # another size of portions is another computation, and so is another backbone
+    FrozenFeatures.of_backbone(clip, images_at_once=2).of(data)
+    assert set(sizes) == {2}
+    sizes.clear()
+    FrozenFeatures.of_backbone(tiny_clip(seed=1)).of(data)
+    assert sum(sizes) == len(data)
+
+
+def test_a_large_set_that_is_asked_for_once_is_not_kept(clip, stream):
+    data = stream[0].test
+    for again, limit, kept in ((False, 1, False), (False, 100, True), (True, 1, True)):
+        frozen = FrozenFeatures(clip, lambda images: images.flatten(1), limit)
+        size = frozen.of(data, again=again).nbytes
+        assert 0.01 * 2**20 < size < 2**20
         assert (data in frozen._kept) is kept
 
 

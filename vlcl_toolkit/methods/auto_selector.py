@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.methods.moe_config import SelectorConfig
-from vlcl_toolkit.methods.selector_features import Features, FrozenFeatures
+from vlcl_toolkit.methods.selector_features import Features
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.base import ImageData, batches, load_batch
 
@@ -135,7 +135,7 @@ class AutoSelector:
         self.clip, self.features, self.config = clip, features, config
         self.autoencoders: list[Autoencoder] = []
         self.thresholds: list[float] = []
-        self.frozen = FrozenFeatures(clip, features.extract, config.feature_cache_mib)
+        self.frozen = features.frozen(clip, config.feature_cache_mib)
         self._errors: WeakKeyDictionary[ImageData, Tensor] = WeakKeyDictionary()
 
     @property
@@ -151,10 +151,10 @@ class AutoSelector:
         """
         config, device = self.config, self.clip.device
         seed = int(torch.randint(2**62, (), generator=generator))
-        whole = None if config.selector_augment else self.frozen.of(data, keep=False)
+        whole = None if config.selector_augment else self.frozen.of(data, again=False)
 
         def parts() -> Iterator[Tensor]:
-            return self.frozen.parts(data, keep=False) if whole is None else iter((whole,))
+            return self.frozen.parts(data, again=False) if whole is None else iter((whole,))
 
         if not self.autoencoders:
             self.features.fit(parts())

@@ -35,6 +35,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.answers import Answers, LogDensities
 from vlcl_toolkit.methods.base import Method, percent_correct
 from vlcl_toolkit.methods.best_epoch import BestEpoch
+from vlcl_toolkit.methods.frozen_features import FrozenFeatures
 from vlcl_toolkit.methods.optim import cosine_to_floor
 from vlcl_toolkit.methods.prompt_config import PromptConfig
 from vlcl_toolkit.methods.prompt_observation import PromptObservation
@@ -94,7 +95,7 @@ class Diki(PromptObservation, Method):
                 f"tasks are learnt in order; {len(self.pool)} learnt so far, found task index "
                 f"{task_index}; learn task {len(self.pool)} next"
             )
-        self.gaussians.add(self._features_of(task.train), task.name)
+        self.gaussians.add(self._features_of(task.train, again=False), task.name)
         self.pool.grow(generator)
         self.best.start()
 
@@ -240,12 +241,11 @@ class Diki(PromptObservation, Method):
         )
 
     @torch.no_grad()
-    def _features_of(self, data: ImageData) -> Float[Tensor, "n dim"]:
-        parts = torch.arange(len(data)).split(self.eval_batch_size)
-        transform = self.clip.eval_transform
-        features = [self.clip.encode_image(load_batch(data, p, transform)[0]) for p in parts]
-        nothing = torch.empty(0, self.clip.embed_dim, device=self.clip.device)
-        return torch.cat([nothing, *features])
+    def _features_of(self, data: ImageData, *, again: bool = True) -> Float[Tensor, "n dim"]:
+        if not len(data):
+            return torch.empty(0, self.clip.embed_dim, device=self.clip.device)
+        frozen = FrozenFeatures.of_backbone(self.clip, images_at_once=self.eval_batch_size)
+        return frozen.of(data, again=again)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Prompts and Gaussians of all tasks, the best epoch so far, answers that still count."""

@@ -41,10 +41,11 @@ from vlcl_toolkit.methods.auto_selector import NO_TASK, AutoSelector
 from vlcl_toolkit.methods.base import Method
 from vlcl_toolkit.methods.expert_observation import ExpertObservation
 from vlcl_toolkit.methods.expert_towers import ExpertTowers
+from vlcl_toolkit.methods.frozen_features import FrozenFeatures
 from vlcl_toolkit.methods.moe_config import MoEAdaptersConfig
 from vlcl_toolkit.methods.optim import cosine_with_warmup
 from vlcl_toolkit.methods.registry import register
-from vlcl_toolkit.methods.selector_features import ClipFeatures, FrozenFeatures, alexnet_features
+from vlcl_toolkit.methods.selector_features import ClipFeatures, alexnet_features
 from vlcl_toolkit.streams.base import ImageData, Reference, Task, TaskStream, load_batch
 
 BALANCE_FACTOR = 0.01  # of the official load-balance term
@@ -69,7 +70,7 @@ class MoEAdapters(ExpertObservation, Method):
         """Put experts beside every block, all zero, and make an empty selector."""
         config = self.config
         self.selector = self._new_selector() if config.selector == "autoencoder" else None
-        self.plain = self._new_plain()
+        self.plain = FrozenFeatures.of_backbone(self.clip, config.feature_cache_mib)
         self.towers = ExpertTowers(
             self.clip.model,
             text=config.towers == "both",
@@ -98,12 +99,6 @@ class MoEAdapters(ExpertObservation, Method):
             return AutoSelector(self.clip, ClipFeatures(self.clip), config)
         features = alexnet_features(self.clip, config.selector_weights)
         return AutoSelector(self.clip, features, config)
-
-    def _new_plain(self) -> FrozenFeatures:
-        # features of the plain CLIP; the selector may look at the same ones
-        if self.selector and self.config.selector_features == "clip":
-            return self.selector.frozen
-        return FrozenFeatures(self.clip, self.clip.encode_image, self.config.feature_cache_mib)
 
     # Training.
 

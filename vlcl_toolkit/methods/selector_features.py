@@ -1,9 +1,8 @@
 """What the auto-selector describes images by: frozen features in (0, 1)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 import torchvision
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.clip import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.streams.base import ImageData, load_batch
+from vlcl_toolkit.methods.frozen_features import FrozenFeatures
 from vlcl_toolkit.weights import read_state
 
-_IMAGES_AT_ONCE = 128
 _SMALLEST_FOR_ALEXNET = 63  # pixels; smaller images vanish in its pooling layers
 
 
@@ -25,6 +23,10 @@ class Features(ABC):
     @abstractmethod
     def extract(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b raw"]:
         """The frozen network; no gradient."""
+
+    def frozen(self, clip: Clip, limit_mib: int) -> FrozenFeatures:
+        """What `extract` says about sets of images, computed once."""
+        return FrozenFeatures(clip, self.extract, limit_mib)
 
     def fit(self, parts: Iterator[Float[Tensor, "b raw"]]) -> None:  # noqa: B027
         """Learn the statistics of the first set of images (the reference set)."""
@@ -66,6 +68,10 @@ class ClipFeatures(Features):
     def extract(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b raw"]:
         """Unit-norm, `[B, embed_dim]`."""
         return self.clip.encode_image(images)
+
+    def frozen(self, clip: Clip, limit_mib: int) -> FrozenFeatures:
+        """The backbone's, which serve other runs, too."""
+        return FrozenFeatures.of_backbone(clip, limit_mib)
 
     def fit(self, parts: Iterator[Float[Tensor, "b raw"]]) -> None:
         """Mean and deviation per dimension."""
@@ -121,37 +127,3 @@ def alexnet_features(clip: Clip, weights: str | None) -> ConvolutionFeatures:
                 f"or {advice}"
             ) from error
     return ConvolutionFeatures(network.features.to(clip.device))
-
-
-class FrozenFeatures:
-    """What a frozen network says about the images of a set: computed once, while memory lasts.
-
-    Always in the same portions, so that a number does not depend on what was kept.
-    """
-
-    def __init__(self, clip: Clip, extract: Callable[[Tensor], Tensor], limit_mib: int):
-        self.clip, self.extract = clip, extract
-        self._free = limit_mib * 2**20
-        self._kept: WeakKeyDictionary[ImageData, Tensor] = WeakKeyDictionary()
-
-    @torch.no_grad()
-    def parts(self, data: ImageData, *, keep: bool = True) -> Iterator[Float[Tensor, "b raw"]]:
-        """Features of all images, test transform, in file order, some at a time."""
-        if data in self._kept:
-            yield from self._kept[data].split(_IMAGES_AT_ONCE)
-            return
-        parts: list[Tensor] | None = [] if keep else None
-        for indices in torch.arange(len(data)).split(_IMAGES_AT_ONCE):
-            images, _ = load_batch(data, indices, self.clip.eval_transform)
-            part = self.extract(images.to(self.clip.device))
-            if parts is not None:
-                fits = part[0].nbytes * len(data) <= self._free
-                parts = [*parts, part] if fits else None
-            yield part
-        if parts:
-            self._kept[data] = torch.cat(parts)
-            self._free -= self._kept[data].nbytes
-
-    def of(self, data: ImageData, *, keep: bool = True) -> Float[Tensor, "n raw"]:
-        """Features of all images at once."""
-        return torch.cat(list(self.parts(data, keep=keep)))

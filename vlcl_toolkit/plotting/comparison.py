@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from vlcl_toolkit.plotting.style import INK, PERCENT, QUIET, in_style, method_colour, method_marker
@@ -101,22 +102,20 @@ def learning_rate_curves(
             validation accuracy right after learning each), "transfer"; percent.
         frozen_transfer: Transfer of the frozen backbone, drawn as a dashed line.
     """
-    groups = scores.groupby("learning_rate")
     looks = {
         "validation": ("#0072B2", "o", "task just learned (validation)"),
         "transfer": ("#D55E00", "s", "tasks not yet learned (Transfer)"),
     }
     for column, (colour, marker, label) in looks.items():
-        mean, low, high = (groups[column].agg(kind) for kind in ("mean", "min", "max"))
-        ax.fill_between(mean.index, low, high, color=colour, alpha=0.15, lw=0)
-        ax.plot(mean.index, mean, color=colour, marker=marker, label=label)
+        look: dict[str, Any] = {"color": colour, "mec": colour, "marker": marker, "label": label}
+        sns.lineplot(scores, x="learning_rate", y=column, errorbar=("pi", 100), ax=ax, **look)
     if frozen_transfer is not None:
         label = "Transfer of the frozen backbone"
         ax.axhline(frozen_transfer, color=QUIET, ls="--", label=label)
-    best = float(groups["validation"].mean().idxmax())
+    best = float(scores.groupby("learning_rate")["validation"].mean().idxmax())
     ax.axvline(best, color=INK, lw=1, ls=":", label=f"validation prefers {_short(best)}")
     ax.set_xscale("log")
-    rates = sorted(groups.groups)
+    rates = sorted(set(scores["learning_rate"]))
     ax.set_xticks(rates, [_short(rate) for rate in rates])
     ax.minorticks_off()
     ax.set_xlabel("peak learning rate (log scale)")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from vlcl_toolkit.plotting.style import (
@@ -111,12 +112,9 @@ def attention_lines(attention: pd.DataFrame, ax: Axes, *, tower: str = "image") 
     """
     rows = attention[attention["tower"] == tower]
     for method, own in rows.groupby("method", sort=False):
-        blocks = own.groupby("block")["share"]
-        colour, name = method_colour(str(method)), str(method)
-        ax.fill_between(
-            blocks.mean().index, blocks.min(), blocks.max(), color=colour, alpha=0.2, lw=0
-        )
-        ax.plot(blocks.mean(), color=colour, marker=method_marker(name), label=name)
+        name, colour = str(method), method_colour(str(method))
+        look: dict[str, Any] = {"color": colour, "mec": colour, "marker": method_marker(name)}
+        sns.lineplot(own, x="block", y="share", errorbar=("pi", 100), label=name, ax=ax, **look)
     _blocks(ax, rows["block"])
     ax.set_ylim(bottom=0)
     ax.set_ylabel("prompts / attention of the tokens\n(prefix: taken away, DIKI: added)")

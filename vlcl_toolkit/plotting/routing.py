@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from vlcl_toolkit.plotting.interference import heat
@@ -185,15 +186,16 @@ def freezing_bars(protection: pd.DataFrame, ax: Axes) -> Axes:
     Args:
         protection: of `freezing_protects`.
     """
-    groups = protection.groupby("domain", sort=False)["protected"]
-    mean, low, high = 100 * groups.mean(), 100 * groups.min(), 100 * groups.max()
-    places = np.arange(len(mean))
-    ax.bar(places, mean, color=[domain_colour(str(name)) for name in mean.index], width=0.7)
-    ax.vlines(places, low, high, color=INK, lw=1.5)
-    for place, value in zip(places, mean, strict=True):
+    table = protection.assign(protected=100 * protection["protected"])
+    mean = table.groupby("domain", sort=False)["protected"].mean()
+    colours = {name: domain_colour(str(name)) for name in mean.index}
+    look: dict[str, Any] = {"width": 0.7, "saturation": 1, "err_kws": {"color": INK, "lw": 1.5}}
+    bars: dict[str, Any] = {"x": "domain", "y": "protected", "hue": "domain", "palette": colours}
+    sns.barplot(table, errorbar=("pi", 100), legend=False, ax=ax, **bars, **look)
+    for place, value in enumerate(mean):
         if np.isfinite(value):
             ax.annotate(f"{value:.0f}", (place, 2), ha="center", color="white", weight="bold")
-    ax.set_xticks(places, list(mean.index), rotation=20, ha="right")
+    ax.set_xticks(range(len(mean)), list(mean.index), rotation=20, ha="right")
     ax.set_ylim(0, 105)
     ax.set_xlabel("task, in the order learned (line: from the worst block to the best)")
     ax.set_ylabel("choices on experts that later tasks\nleft alone (percent, higher is better)")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -26,14 +27,14 @@ def margin_histogram(margins: pd.DataFrame, ax: Axes, *, domain: str, step: int)
     low, high = (table["margin"].min(), table["margin"].max())
     edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1.5)
     looks: dict[int, dict[str, Any]] = {
-        step: {"color": domain_colour(domain), "alpha": 0.5},
-        0: {"histtype": "step", "color": INK, "lw": 2},
+        step: {"color": domain_colour(domain), "alpha": 0.5, "lw": 0},
+        0: {"element": "step", "fill": False, "color": INK, "lw": 2},
     }
     for which, look in looks.items():
         shown = table[table["step"] == which]
         name = "frozen backbone" if which == 0 else f"after {shown['after'].iloc[0]}"
         label = f"{name}: {100 * shown['right'].mean():.0f}% right"
-        ax.hist(shown["margin"], edges.tolist(), label=label, **look)
+        sns.histplot(shown, x="margin", bins=edges.tolist(), label=label, ax=ax, **look)
     ax.axvline(0, ymax=0.75, color=INK, lw=1.2, ls="--")
     ax.set_xlabel(
         "margin of the right class over the best wrong one (logits)\n← wrong      right →"
