@@ -136,3 +136,14 @@ def test_a_bug_keeps_its_traceback():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "--list"]])
+def test_nobody_reads_on(arguments):
+    """`vlcl ... | head` ends without a word."""
+    code = f"import sys; from vlcl_toolkit.cli import main; sys.exit(main({arguments}))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as command:
+        command.stdout.close()
+        assert command.stderr.read() == ""
+    assert command.returncode not in (0, 2)

@@ -1,6 +1,7 @@
 """The command line: vlcl run | compare | search | recipe | show | figures | pretrain-mini | data | bench | import.
 
-Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted.
+Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted,
+141 nobody reads the output any more (`| head`).
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import tyro
 from vlcl_toolkit.errors import UserError
 
 INTERRUPTED = 130
+UNREAD = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def _run(commands: dict[str, Any], arguments: Sequence[str] | None, first: bool)
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
+        sys.stdout.flush()
     except UserError as error:
         if first or error.of_one_process:
             print(f"vlcl: {error}", file=sys.stderr)
@@ -49,4 +52,8 @@ def _run(commands: dict[str, Any], arguments: Sequence[str] | None, first: bool)
         if first:
             print("vlcl: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # What is still in the buffer goes nowhere; else the interpreter would complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     return 0
