@@ -1,11 +1,12 @@
 """The command line: vlcl run | compare | search | recipe | show | figures | pretrain-mini | data | bench | import.
 
 Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted,
-141 nobody reads the output any more (`| head`).
+141 nobody reads the output any more (`| head`; rich, which prints tables, ends with 1 then).
 """
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,16 @@ def _run(commands: dict[str, Any], arguments: Sequence[str] | None, first: bool)
             print("vlcl: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
+        if not _unread():  # another pipe broke, say to a worker: a bug like others
+            raise
         # What is still in the buffer goes nowhere; else the interpreter would complain when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
     return 0
+
+
+def _unread() -> bool:
+    """Whether it is our output that nobody reads."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # no event but errors
+    return bool(output.poll(0))
