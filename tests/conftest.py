@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import SETTINGS, tiny_clip, tiny_stream
 
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.streams import TaskStream
 
 # Tiny models gain nothing from threads, and rounding depends on their number.

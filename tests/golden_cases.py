@@ -10,7 +10,7 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 
 GOLDEN = Path(__file__).parent / "golden"
 

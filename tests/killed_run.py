@@ -9,7 +9,7 @@ import torch
 from tiny import SETTINGS, tiny_clip, tiny_stream
 
 from vlcl_toolkit import files
-from vlcl_toolkit.training import run
+from vlcl_toolkit.training.loop import run
 
 
 def count_moments(reached: Callable[[], None]) -> Callable[[Any], None]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlcl_toolkit.evaluation import metrics
 from vlcl_toolkit.probes import Probes
-from vlcl_toolkit.results import RunResult, row_names
+from vlcl_toolkit.training.metrics import metrics
+from vlcl_toolkit.training.results import RunResult, row_names
 
 CLASSES = 4
 EACH = 8  # images of a class

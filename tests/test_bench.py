@@ -4,16 +4,17 @@ import json
 
 import pytest
 import torch
+from benchmarks.__main__ import bench
+from benchmarks.material import noise_stream, noise_task
+from benchmarks.measure import operations, peak_rate, side_by_side
+from benchmarks.simulate import simulate
+from benchmarks.steps import measure_steps
 from tiny import tiny_clip
 
-from vlcl_toolkit.bench.material import noise_stream, noise_task
-from vlcl_toolkit.bench.measure import operations, peak_rate, side_by_side
-from vlcl_toolkit.bench.simulate import simulate
-from vlcl_toolkit.bench.steps import measure_steps
-from vlcl_toolkit.cli import main
-from vlcl_toolkit.execution import Execution
+from vlcl_toolkit.cli import run_command
 from vlcl_toolkit.methods import Finetune
 from vlcl_toolkit.streams.splits import facts
+from vlcl_toolkit.training.execution import Execution
 
 TINY = ["--backbone", "random:ViT-B-16-quickgelu:depth=1,width=64,pixels=32,dim=16"]
 QUICK = [*TINY, "--device", "cpu", "--steps", "2", "--scale", "0.0005"]
@@ -73,20 +74,20 @@ def test_a_whole_run_is_extrapolated_with_the_true_numbers(clip, name):
 def test_the_command_adds_to_its_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     quick = [*QUICK, "--methods", "finetune", "--batch-sizes", "4"]
-    assert main(["bench", "steps", *quick, "--precisions", "fp32"]) == 0
-    assert main(["bench", "steps", *quick, "--precisions", "bf16"]) == 0
+    assert run_command(bench, ["steps", *quick, "--precisions", "fp32"]) == 0
+    assert run_command(bench, ["steps", *quick, "--precisions", "bf16"]) == 0
     found = rows(tmp_path / "runs/bench/steps.jsonl")
     assert [row["precision"] for row in found] == ["fp32"] * 2 + ["bf16"] * 2
     assert found[0]["matmul_tflops"] > 0
     assert all("random:" in row["backbone"] for row in found)
-    assert main(["bench", "mtil", *quick, "--tasks", "1", "--precisions", "fp32"]) == 0
+    assert run_command(bench, ["mtil", *quick, "--tasks", "1", "--precisions", "fp32"]) == 0
     assert rows(tmp_path / "runs/bench/mtil.jsonl")[0]["hours"] > 0
     assert "added to" in capsys.readouterr().out
 
 
 def test_savings_are_measured_beside_the_work_without(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", "savings", *QUICK, "--batch-sizes", "4"]) == 0
+    assert run_command(bench, ["savings", *QUICK, "--batch-sizes", "4"]) == 0
     found = {row["saving"]: row for row in rows(tmp_path / "runs/bench/savings.jsonl")}
     assert len(found) == 5
     for row in found.values():
@@ -105,7 +106,7 @@ def test_what_does_not_fit_is_a_row_and_the_others_follow(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Finetune, "loss", hungry)
     arguments = ["--methods", "finetune", "--batch-sizes", "8", "4", "--precisions", "fp32"]
-    assert main(["bench", "steps", *QUICK, *arguments]) == 0
+    assert run_command(bench, ["steps", *QUICK, *arguments]) == 0
     _, tried, fits = rows(tmp_path / "runs/bench/steps.jsonl")
     assert tried["problem"] == "out of memory"
     assert tried["step_ms"] is None
@@ -116,7 +117,7 @@ def test_what_does_not_fit_is_a_row_and_the_others_follow(tmp_path, monkeypatch)
     ("option", "message"), [("--scale", "scale lies in"), ("--steps", "steps")]
 )
 def test_numbers_out_of_range_are_mistakes(option, message, capsys):
-    assert main(["bench", option, "0"]) == 2
+    assert run_command(bench, [option, "0"]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -124,6 +125,6 @@ def test_the_backbone_of_the_bench_is_not_changed():
     clip = tiny_clip()
     before = clip.weights_sha256
     measure_steps("zscl", clip, batch_size=4, steps=1, peak=1.0, execution=Execution(), scale=1e-4)
-    from vlcl_toolkit.weights import hash_weights
+    from vlcl_toolkit.clip.weights import hash_weights
 
     assert hash_weights(clip.model) == before

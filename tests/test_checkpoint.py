@@ -10,15 +10,15 @@ import pytest
 import torch
 from test_files import full_disk
 
-from vlcl_toolkit.checkpoint import (
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.seeds import derive_seed, local_seed, rng_state, seed_everything, set_rng_state
+from vlcl_toolkit.training.checkpoint import (
     CheckpointStore,
     CheckpointWarning,
     RunLock,
     pack_optimizer,
     unpack_optimizer,
 )
-from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.seeds import derive_seed, local_seed, rng_state, seed_everything, set_rng_state
 
 
 def fill(folder: Path, steps: range) -> None:

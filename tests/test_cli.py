@@ -10,7 +10,7 @@ import pytest
 
 from vlcl_toolkit.cli import main
 from vlcl_toolkit.cli.commands import COMMANDS
-from vlcl_toolkit.streams import load_stream
+from vlcl_toolkit.load import load_stream
 
 # Two steps on one domain: enough to pass through everything.
 QUICK = ["--tasks", "digits", "--set", "iterations=2", "warmup=1"]
@@ -64,9 +64,9 @@ def test_run_writes_the_folder_and_show_prints_it(capsys):
 def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
     one_task = load_stream("mini").subset(["digits"])
     quick = {"iterations": 2, "warmup": 1}
-    monkeypatch.setattr("vlcl_toolkit.streams.registry.load_stream", lambda name: one_task)
+    monkeypatch.setattr("vlcl_toolkit.load.load_stream", lambda name: one_task)
     monkeypatch.setattr(
-        "vlcl_toolkit.training.recipe_config",
+        "vlcl_toolkit.training.loop.recipe_config",
         lambda method, stream: quick if method == "finetune" else {},
     )
     assert (

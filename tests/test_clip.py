@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from tiny import tiny_clip
 from torchvision.transforms import v2
 
-from vlcl_toolkit.clip import Clip, encode_tokens, find_device, load_clip, normalize
+from vlcl_toolkit.clip.model import Clip, encode_tokens, find_device, normalize
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.load import load_clip
 
 TINY = {
     "embed_dim": 16,

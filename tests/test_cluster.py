@@ -9,10 +9,10 @@ import pytest
 import submitit
 
 from tests.tiny import tiny_clip, tiny_stream
-from vlcl_toolkit import cluster
-from vlcl_toolkit.cluster import ClusterRun, run_on_cluster
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.jobs import Job, do_job
+from vlcl_toolkit.experiments import slurm as cluster
+from vlcl_toolkit.experiments.jobs import Job, do_job
+from vlcl_toolkit.experiments.slurm import ClusterRun, run_on_cluster
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"iterations": 3, "warmup": 1}

@@ -9,9 +9,9 @@ import pytest
 
 from vlcl_toolkit.analysis.comparison import alone_table, gains, mean_and_spread, score_table
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.evaluation import metrics
-from vlcl_toolkit.experiments import choose_methods
-from vlcl_toolkit.results import RunResult, row_names
+from vlcl_toolkit.experiments.compare import choose_methods
+from vlcl_toolkit.training.metrics import metrics
+from vlcl_toolkit.training.results import RunResult, row_names
 
 
 def made_up(matrix: list[list[float]], method: str = "finetune", seed: int = 0) -> RunResult:

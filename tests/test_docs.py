@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from vlcl_toolkit.analysis.published import SCORES, published_for
-from vlcl_toolkit.recipes.protocol import find_recipe, recipes, training_steps
-from vlcl_toolkit.streams import stream_names
-from vlcl_toolkit.streams.reference import CAPTIONS
-from vlcl_toolkit.streams.sources import COOP_FILES, SOURCES
+from vlcl_toolkit.experiments.published_runs import find_recipe, recipes, training_steps
+from vlcl_toolkit.load import stream_names
+from vlcl_toolkit.streams.full_size.reference import CAPTIONS
+from vlcl_toolkit.streams.full_size.sources import COOP_FILES, SOURCES
 
 DOCS = Path(__file__).parents[1] / "docs"
 

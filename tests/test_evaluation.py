@@ -7,8 +7,8 @@ import pytest
 import torch
 from golden_cases import GOLDEN, read_case
 
-from vlcl_toolkit.evaluation import accuracy, frozen_accuracy, metric_vectors, metrics
 from vlcl_toolkit.methods import make_method
+from vlcl_toolkit.training.metrics import accuracy, frozen_accuracy, metric_vectors, metrics
 
 BY_HAND = np.array([[80.0, 50.0, 40.0], [70.0, 90.0, 30.0], [75.0, 60.0, 95.0]])
 

@@ -9,20 +9,20 @@ from PIL import Image
 from tiny import SETTINGS, tiny_clip, tiny_stream
 from zscl_tools import reference_stream
 
-from vlcl_toolkit import clip as clip_module
-from vlcl_toolkit import computing
-from vlcl_toolkit import devices as devices_module
-from vlcl_toolkit.checkpoint import CheckpointStore
 from vlcl_toolkit.cli import main
+from vlcl_toolkit.clip import model as clip_module
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.events import StepEvent, StopRun
-from vlcl_toolkit.execution import Execution
-from vlcl_toolkit.jobs import jobs_at_once
+from vlcl_toolkit.experiments.jobs import jobs_at_once
 from vlcl_toolkit.methods import Finetune, Method
-from vlcl_toolkit.processes import Processes
+from vlcl_toolkit.sharding import Processes
 from vlcl_toolkit.streams import Task, TaskStream
 from vlcl_toolkit.streams.pictures import FilePictures, PictureData
-from vlcl_toolkit.training import run
+from vlcl_toolkit.training import backends as computing
+from vlcl_toolkit.training import devices as devices_module
+from vlcl_toolkit.training.checkpoint import CheckpointStore
+from vlcl_toolkit.training.events import StepEvent, StopRun
+from vlcl_toolkit.training.execution import Execution
+from vlcl_toolkit.training.loop import run
 
 
 def run_tiny(folder, *, method="finetune", stream=None, clip=None, callback=None, **execution):
@@ -161,9 +161,9 @@ def test_a_diverged_loss_is_found_before_it_is_saved(tmp_path):
 
 def test_a_step_asks_the_device_for_no_number(clip, stream, monkeypatch):
     """Every look at a value (`item`, `float`, `bool`) waits for a GPU."""
-    from vlcl_toolkit.devices import Devices
     from vlcl_toolkit.methods import make_method
-    from vlcl_toolkit.training import train_step
+    from vlcl_toolkit.training.devices import Devices
+    from vlcl_toolkit.training.loop import train_step
 
     asked = []
     for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
@@ -289,7 +289,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):
     """Of several processes the first one speaks, but not about what only another one knows."""
-    monkeypatch.setattr("vlcl_toolkit.processes.processes", lambda: Processes(1, 2, 1, 2))
+    monkeypatch.setattr("vlcl_toolkit.sharding.processes", lambda: Processes(1, 2, 1, 2))
     for alone, spoken in ((True, 1), (False, 0)):
 
         def fail(alone: bool = alone) -> None:
@@ -301,7 +301,7 @@ def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):
 
 
 def test_processes_of_torchrun_share_one_run(monkeypatch, clip):
-    monkeypatch.setattr("vlcl_toolkit.jobs.processes", lambda: Processes(0, 2, 0, 2))
+    monkeypatch.setattr("vlcl_toolkit.experiments.jobs.processes", lambda: Processes(0, 2, 0, 2))
     with pytest.raises(UserError, match="torchrun started 2 processes, which share one run"):
         jobs_at_once(clip, 4)
 

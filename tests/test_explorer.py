@@ -9,7 +9,7 @@ from tiny import SETTINGS, tiny_clip, tiny_stream
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting import new_figure
-from vlcl_toolkit.training import run
+from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.widgets import FigureSliders, run_explorer, selector_sliders, weight_panel
 
 SECONDS = 120.0  # more than any of these runs needs on a busy machine

@@ -160,7 +160,7 @@ def test_what_a_row_names_exists(row):
 
 GOOD = (
     "a part",
-    "`methods.diki.Diki.loss`",
+    "`methods.diki.diki.Diki.loss`",
     "`parity.run_diki.run_train`, `methods.test_diki.test_old_tasks_do_not_change_by_one_bit`",
     '`decision` ("batch"), `depth_text=0`',
 )
@@ -187,7 +187,7 @@ def test_a_good_row_passes():
     [
         (1, "`methods.diki.Diki.lose`", wrong_functions),
         (1, "`methods.dicki.Diki`", wrong_functions),
-        (1, "`methods.diki.Diki.loss`, `clip.nothing`", wrong_functions),
+        (1, "`methods.diki.diki.Diki.loss`, `clip.nothing`", wrong_functions),
         (2, "`methods.test_diki.test_nothing`", wrong_tests),
         (2, "`methods.test_dicki.test_old_tasks_do_not_change_by_one_bit`", wrong_tests),
         (2, "`methods.test_diki.begin`", wrong_tests),

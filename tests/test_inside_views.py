@@ -5,8 +5,9 @@ from tiny import SETTINGS, tiny_clip, tiny_stream
 
 from vlcl_toolkit import analysis
 from vlcl_toolkit.probes import ProbeConfig
-from vlcl_toolkit.training import run
-from vlcl_toolkit.widgets import inside, run_explorer
+from vlcl_toolkit.training.loop import run
+from vlcl_toolkit.widgets import probe_views as inside
+from vlcl_toolkit.widgets import run_explorer
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from vlcl_toolkit.analysis.interference import (
     lost_predictions,
     parameter_path,
 )
-from vlcl_toolkit.checkpoint import CheckpointStore
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.plotting.interference import (
@@ -30,6 +29,7 @@ from vlcl_toolkit.plotting.interference import (
 from vlcl_toolkit.plotting.style import new_figure, to_png
 from vlcl_toolkit.probes import ProbeConfig, Probes
 from vlcl_toolkit.probes.recorder import Recorder
+from vlcl_toolkit.training.checkpoint import CheckpointStore
 
 
 def deep_clip() -> Clip:

@@ -12,8 +12,8 @@ import torch
 
 from tests.tiny import tiny_clip, tiny_stream
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.experiments import compare
-from vlcl_toolkit.jobs import Job, jobs_at_once, run_jobs
+from vlcl_toolkit.experiments.compare import compare
+from vlcl_toolkit.experiments.jobs import Job, jobs_at_once, run_jobs
 
 
 def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_as_many_as_there_are_threads_or_runs(monkeypatch):
 def test_workers_end_with_a_command_that_is_killed(tmp_path):
     code = (
         "import os, signal\n"
-        "from vlcl_toolkit.experiments import compare\n"
+        "from vlcl_toolkit.experiments.compare import compare\n"
         "from tests.tiny import tiny_clip, tiny_stream\n"
         "if __name__ == '__main__':\n"
         "    config = {'finetune': {'iterations': 100000, 'warmup': 1}}\n"

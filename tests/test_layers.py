@@ -1,74 +1,86 @@
-"""Imports inside the package point one way."""
+"""Imports inside the package point one way, and never in a circle."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import vlcl_toolkit
 
 PACKAGE = Path(vlcl_toolkit.__file__).parent
+# From the bottom to the top: a module imports from its own layer and from those before it.
 LAYERS = [
-    {"errors", "files", "seeds", "checkpoint", "division", "processes", "execution"},
-    {"weights", "transforms", "random_backbone", "clip", "streams"},
-    {"methods", "recipes"},
-    {
-        "evaluation",
-        "memory",
-        "results",
-        "events",
-        "interrupts",
-        "run_folder",
-        "session",
-        "devices",
-        "computing",
-        "loading",
-        "training",
-        "probes",
-    },
-    {"bench", "cluster", "experiments", "jobs", "prompt_strength", "reproduce", "weight_path"},
+    {"errors", "files", "seeds", "sharding"},
+    {"clip"},
+    {"streams"},
+    {"mini"},
+    {"load"},
+    {"methods"},
+    {"probes"},
+    {"training"},
+    {"experiments"},
     {"analysis"},
     {"plotting"},
-    {"widgets", "cli", "__main__", "__init__"},
+    {"widgets", "cli", "__init__"},
 ]
 LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
 
 
-def part_of(path: Path) -> str:
-    """First name below the package: the module, or the folder that it lies in."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path) -> str:
+    """Dotted name below the package; of a folder's __init__, the folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and parts[:-1] else parts)
 
 
-def imported_parts(path: Path) -> set[str]:
-    """Parts of the package that a file imports, inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+MODULES = {module_of(path): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Modules of the package that a piece of code imports, inside its functions too."""
+    named = set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            named |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} uses a relative import"
+            assert node.level == 0, "a relative import"
             module = node.module or ""
-            named = [f"{module}.{alias.name}" for alias in node.names]
-            modules = named if module == "vlcl_toolkit" else [module]
-        else:
-            continue
-        found |= {m.split(".")[1] for m in modules if m.startswith("vlcl_toolkit.")}
-    return found
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inner if name.removeprefix("vlcl_toolkit.") in MODULES}
+            named |= modules or {module}
+    return {n.removeprefix("vlcl_toolkit.") for n in named if n.startswith("vlcl_toolkit.")}
 
 
-def test_every_module_has_a_layer():
-    parts = {part_of(path) for path in PACKAGE.rglob("*.py")}
+def when_loaded(tree: ast.Module) -> ast.Module:
+    """What runs while a module is imported: no function bodies, nothing for type checkers alone."""
+
+    def kept(node: ast.stmt) -> bool:
+        typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        return not typing and not isinstance(node, ast.FunctionDef | ast.ClassDef)
+
+    return ast.Module([node for node in tree.body if kept(node)], [])
+
+
+def test_the_root_is_small_and_every_module_has_a_layer():
+    parts = {name.split(".")[0] for name in MODULES}
     assert parts <= LAYER_OF.keys(), "give the new module a layer"
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert files == {"errors", "files", "load", "seeds", "sharding"}
 
 
 def test_imports_point_to_lower_layers():
     wrong = [
-        f"{path.relative_to(PACKAGE)} imports {part}"
-        for path in PACKAGE.rglob("*.py")
-        for part in imported_parts(path)
-        if LAYER_OF[part] > LAYER_OF[part_of(path)]
+        f"{name} imports {other}"
+        for name, tree in MODULES.items()
+        for other in imported(tree)
+        if LAYER_OF[other.split(".")[0]] > LAYER_OF[name.split(".")[0]]
     ]
     assert not wrong
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {name: imported(when_loaded(tree)) - {name} for name, tree in MODULES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_importing_the_package_imports_no_library():

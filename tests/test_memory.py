@@ -7,7 +7,7 @@ import sys
 MEASURE = """
 import os
 import torch
-from vlcl_toolkit.memory import _FORGET, forget_peak_memory, peak_memory_mib
+from vlcl_toolkit.training.backends import _FORGET, forget_peak_memory, peak_memory_mib
 
 cpu = torch.device("cpu")
 forget_peak_memory(cpu)

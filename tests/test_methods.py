@@ -10,15 +10,15 @@ from golden_cases import GOLDEN, assert_golden, read_case, zscl_clip
 from safetensors.torch import load_file
 from tiny import one_process
 
-from vlcl_toolkit import recipes
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Finetune, Method, make_config, make_method, method_names, register
-from vlcl_toolkit.methods.optim import cosine_with_warmup
+from vlcl_toolkit.methods import presets as recipes
+from vlcl_toolkit.methods.presets import recipe_config
 from vlcl_toolkit.methods.registry import _METHODS
-from vlcl_toolkit.recipes import recipe_config
+from vlcl_toolkit.methods.schedules import cosine_with_warmup
 from vlcl_toolkit.streams import ImageData, Task
-from vlcl_toolkit.training import train_step
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.training.loop import train_step
 
 # Schedule
 

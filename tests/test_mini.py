@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib
 import itertools
 import json
 import shutil
@@ -11,31 +12,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pretrain import PretrainConfig, contrastive_loss, pretrain_mini
 from sklearn.datasets import load_digits
+from world import FAMILIES, draw_world
 
-import vlcl_toolkit.streams.mini as mini
-from vlcl_toolkit.clip import load_clip
+import vlcl_toolkit.mini.stream as mini
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import data_path
-from vlcl_toolkit.streams import load_stream
-from vlcl_toolkit.streams.mini.architecture import CONTEXT, MiniTokenizer, load_mini
-from vlcl_toolkit.streams.mini.domains import handwritten_digits
-from vlcl_toolkit.streams.mini.pretrain import PretrainConfig, contrastive_loss, pretrain_mini
-from vlcl_toolkit.streams.mini.world import FAMILIES, draw_world
-
-FOLDER = Path(mini.__file__).parent
+from vlcl_toolkit.load import load_clip, load_stream
+from vlcl_toolkit.mini.clip import CONTEXT, MiniTokenizer, load_mini
+from vlcl_toolkit.mini.domains import handwritten_digits
 
 
 def modules_imported_by(name: str) -> set[str]:
-    """Modules of the miniature that one of them imports, directly or through others."""
-    tree = ast.parse((FOLDER / f"{name}.py").read_text())
-    prefix = "vlcl_toolkit.streams.mini."
-    direct = {
-        node.module.removeprefix(prefix)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(prefix)
-    }
-    return direct.union(*(modules_imported_by(module) for module in direct))
+    """Last names of the modules of the miniature that a module imports, directly or through others."""
+    tree = ast.parse(Path(importlib.import_module(name).__file__).read_text())
+    named = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    ours = {n for n in named if n.startswith("vlcl_toolkit.mini.") or n in ("families", "world")}
+    found = {name.rpartition(".")[2] for name in ours}
+    return found.union(*(modules_imported_by(name) for name in ours))
 
 
 def prompts(task) -> list[str]:
@@ -73,7 +68,12 @@ def test_pre_training_does_not_draw_downstream_looks():
 
 
 def test_reference_material_is_apart_from_domains_and_world():
-    assert not modules_imported_by("reference") & {"looks", "domains", "families", "world"}
+    assert not modules_imported_by("vlcl_toolkit.mini.reference") & {
+        "looks",
+        "domains",
+        "families",
+        "world",
+    }
     reference = mini.mini_reference()
     stream = load_stream("mini")
     class_prompts = {prompt for task in (*stream, *stream.held_out) for prompt in prompts(task)}
@@ -222,7 +222,7 @@ def test_pre_training_resumes_to_the_identical_weights(tmp_path, monkeypatch):
     config = small_pretraining()
     whole = pretrain_mini(config, tmp_path / "whole", device="cpu", progress=False)
 
-    import vlcl_toolkit.streams.mini.pretrain as module
+    import pretrain as module
 
     original, calls = module.Pretraining.train_round, []
 

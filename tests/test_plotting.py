@@ -13,7 +13,7 @@ from tiny import tiny_task
 from vlcl_toolkit import plotting
 from vlcl_toolkit.methods import method_class, method_names
 from vlcl_toolkit.plotting.style import _DOMAINS, _METHODS, STYLE
-from vlcl_toolkit.results import row_names
+from vlcl_toolkit.training.results import row_names
 
 TOOLKIT = {*_DOMAINS, *_METHODS}  # before any test asks for another name
 TASKS = ["land", "digits", "signs"]

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from planted import LABELS, frozen_features, made_up_run, planted_probes
 
 from vlcl_toolkit import analysis, plotting
-from vlcl_toolkit.plotting.labels import name_points
+from vlcl_toolkit.plotting.feature_shift import name_points
 
 
 @pytest.fixture

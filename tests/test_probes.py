@@ -12,13 +12,13 @@ import torch
 from tests.tiny import SETTINGS, tiny_clip, tiny_stream
 from vlcl_toolkit import StopRun
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.events import StepEvent
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.probes import ProbeConfig, Probes
 from vlcl_toolkit.probes.activations import cosine, linear_cka, relative_norm
 from vlcl_toolkit.probes.config import spread_over_classes
-from vlcl_toolkit.results import RunResult
-from vlcl_toolkit.training import run
+from vlcl_toolkit.training.events import StepEvent
+from vlcl_toolkit.training.loop import run
+from vlcl_toolkit.training.results import RunResult
 
 PROMPTS = {"epochs": 2, "batch_size": 8, "shrinkage": "auto", "depth_text": 1}
 CONFIGS = {
@@ -91,7 +91,7 @@ def test_predictions_are_those_of_the_method(recorded_run: RunResult):
     """Of every method, recorded logits are what `predict` says of the same images."""
     stream, clip = tiny_stream(), tiny_clip()
     method = make_method(recorded_run.method, clip, CONFIGS[recorded_run.method])
-    from vlcl_toolkit.checkpoint import CheckpointStore
+    from vlcl_toolkit.training.checkpoint import CheckpointStore
 
     checkpoint = CheckpointStore(recorded_run.folder / "checkpoints").load()
     assert checkpoint is not None

@@ -9,13 +9,13 @@ from tests.test_probes import record
 from tests.test_routing import votes
 from tests.tiny import tiny_clip, tiny_stream
 from vlcl_toolkit import analysis, plotting
+from vlcl_toolkit.analysis.prompt_strength import prompt_strength
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting.style import new_figure
-from vlcl_toolkit.prompt_strength import prompt_strength
-from vlcl_toolkit.training import run
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.widgets import run_explorer
-from vlcl_toolkit.widgets.routes import calibration_view, decision_view, experts_view
+from vlcl_toolkit.widgets.probe_views import calibration_view, decision_view, experts_view
 
 
 @pytest.fixture(scope="module")

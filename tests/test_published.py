@@ -9,19 +9,19 @@ import pandas as pd
 import pytest
 
 from vlcl_toolkit import UserError
-from vlcl_toolkit.analysis.caveats import caveats
 from vlcl_toolkit.analysis.published import (
     SCORES,
     beside_published,
+    caveats,
     cost_table,
     own_scores,
     published_for,
     published_results,
     published_scores,
 )
-from vlcl_toolkit.evaluation import metrics
-from vlcl_toolkit.recipes.protocol import find_recipe, recipes
-from vlcl_toolkit.results import RunResult, row_names
+from vlcl_toolkit.experiments.published_runs import find_recipe, recipes
+from vlcl_toolkit.training.metrics import metrics
+from vlcl_toolkit.training.results import RunResult, row_names
 
 
 def result_of(recipe: str, order: list[str], matrix: np.ndarray, **changes) -> RunResult:
@@ -204,7 +204,7 @@ def test_a_faithful_run_has_the_caveats_of_division_and_label_space():
     assert "SUN397's cannot equal the authors'" in text
     assert "settings differ" not in text
     assert "backbone" not in text
-    assert "replicas" not in text
+    assert "imitations" not in text
 
 
 def test_what_was_changed_is_told():
@@ -213,12 +213,12 @@ def test_what_was_changed_is_told():
     text = told(
         "mtil-order-I/zscl",
         method_config=config,
-        split_id="mtil-zscl-replica-12345678",
+        split_id="mtil-zscl-unverified-12345678",
         backbone=random,
         skipped_images={"Food": 2},
     )
     assert "settings differ from the paper's: iterations=7" in text
-    assert "the data sets are replicas: the numbers mean nothing" in text
+    assert "the data sets were not checked against the published sizes" in text
     assert "random weights (random:ViT-B-16-quickgelu:depth=2)" in text
     assert "2 unreadable images were left out" in text
     other = {"name": "ViT-B-32", "pretrained": "laion2b_s34b_b79k", "weights_sha256": "0"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlcl_toolkit import UserError, load_clip
-from vlcl_toolkit.random_backbone import random_backbone
+from vlcl_toolkit.clip.random_weights import random_backbone
 
 SMALL = "random:ViT-B-16-quickgelu:depth=2,width=64,pixels=32,dim=24"
 

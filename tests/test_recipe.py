@@ -1,24 +1,25 @@
-"""`vlcl recipe`: the protocols, and whole rehearsals of them on replicas."""
+"""`vlcl recipe`: the protocols, and whole dry runs of them on imitation data."""
 
 import re
 
 import pytest
+from imitation_data.write import write_imitations
 from tiny import random_images, tiny_clip
 
 from vlcl_toolkit import UserError, load_clip, make_method
 from vlcl_toolkit.cli import main
-from vlcl_toolkit.recipes import protocol
-from vlcl_toolkit.recipes.protocol import (
+from vlcl_toolkit.experiments import published_runs as protocol
+from vlcl_toolkit.experiments.published_runs import (
     find_recipe,
     recipe_stream,
     recipes,
     training_images,
     training_steps,
 )
-from vlcl_toolkit.reproduce import find_material, rehearsal_settings, run_recipe
-from vlcl_toolkit.results import RunResult
-from vlcl_toolkit.streams import Task, stream_names
-from vlcl_toolkit.streams.replicas import write_replicas
+from vlcl_toolkit.experiments.reproduce import DRY_RUN_SETTINGS, full_scale, run_recipe
+from vlcl_toolkit.load import stream_names
+from vlcl_toolkit.streams import Task
+from vlcl_toolkit.training.results import RunResult
 
 BACKBONE = "random:ViT-B-16-quickgelu:depth=1,width=64,pixels=16,dim=16"
 MINUTES = {"epochs": 1, "batch_size": 256, "shrinkage": "auto", "learning_rate": 20.0}
@@ -26,7 +27,7 @@ MINUTES = {"epochs": 1, "batch_size": 256, "shrinkage": "auto", "learning_rate":
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_replicas(tmp_path_factory.mktemp("data"))
+    return write_imitations(tmp_path_factory.mktemp("data"))
 
 
 # The recipes
@@ -95,7 +96,7 @@ def test_steps_are_those_that_the_method_takes(name, monkeypatch):
     assert training_steps(recipe) == sum(method.steps(task) for task in tasks)
 
 
-# Rehearsals
+# Dry runs
 
 
 def recipe_command(name, data, out, *more):
@@ -107,6 +108,7 @@ def recipe_command(name, data, out, *more):
             name,
             "--data",
             str(data),
+            "--unverified",
             *backbone,
             "--out",
             str(out),
@@ -133,12 +135,12 @@ def test_all_eleven_tasks_stopped_and_resumed(data, tmp_path, capsys, monkeypatc
     assert re.search(r"mean .* 68\.7 .* 76\.3 .* 85\.1", output)
     assert "division 'coop'" in output
     assert "label space 'task'" in output
-    assert "the data sets are replicas: the numbers mean nothing" in output
+    assert "the data sets were not checked against the published sizes" in output
 
 
 def test_interrupted_and_whole_runs_end_in_the_same_bytes(data, tmp_path):
     recipe = find_recipe("mtil-order-II/diki")
-    stream = recipe_stream(recipe, root=data).subset(["MNIST", "DTD", "EuroSAT"])
+    stream = recipe_stream(recipe, root=data, verify=False).subset(["MNIST", "DTD", "EuroSAT"])
     clip = load_clip(BACKBONE, device="cpu")
     options = {"stream": stream, "clip": clip, "settings": MINUTES, "progress": False}
     run_recipe(recipe, out=tmp_path / "whole", **options)
@@ -153,21 +155,22 @@ def test_interrupted_and_whole_runs_end_in_the_same_bytes(data, tmp_path):
 def test_reference_material_is_found_and_steps_are_compared(data, tmp_path):
     settings = {"warmup": 1, "epochs": 1, "batch_size": 32, "learning_rate": 1e-3}
     clip = load_clip(BACKBONE, device="cpu")
-    options = {"data": data, "clip": clip, "settings": settings, "progress": False}
+    stream = recipe_stream(find_recipe("cifar100-10/zscl"), root=data, verify=False)
+    options = {"stream": stream, "clip": clip, "settings": settings, "progress": False}
     first = run_recipe("cifar100-10/zscl", out=tmp_path / "zscl", stop_after=2, **options)
     assert first.accuracy.notna().all(axis=1).sum() == 3  # zero-shot and two tasks
     assert {"image_distillation", "text_distillation"} & set(first.history)
 
 
-def test_material_of_a_rehearsal(data, monkeypatch, tmp_path):
-    monkeypatch.setenv("VLCL_DATA", str(data))
-    material = find_material()
-    assert (material.data, material.rehearsal) == (data, True)
-    assert material.settings("diki") == rehearsal_settings("diki")
-    monkeypatch.setenv("VLCL_DATA", str(tmp_path))  # no replicas: the real thing
-    material = find_material()
-    assert (material.backbone, material.pretrained) == ("ViT-B-16-quickgelu", "openai")
-    assert material.settings("diki") == {}
+def test_full_scale_is_a_dry_run_unless_data_are_named(data, monkeypatch, tmp_path):
+    monkeypatch.delenv("VLCL_DATA", raising=False)
+    dry = full_scale(data)
+    assert (dry.data, dry.dry_run, dry.settings("diki")) == (data, True, DRY_RUN_SETTINGS["diki"])
+    assert "-unverified-" in dry.stream(find_recipe("mtil-order-I/zero_shot")).split_id
+    monkeypatch.setenv("VLCL_DATA", str(tmp_path))
+    real = full_scale(data)
+    assert (real.backbone, real.pretrained) == ("ViT-B-16-quickgelu", "openai")
+    assert (real.data, real.settings("diki")) == (tmp_path, {})
 
 
 # Lists
@@ -225,7 +228,7 @@ def test_mistakes_are_told_in_one_line(capsys, tmp_path):
     ],
 )
 def test_missing_reference_material_is_named_before_anything_is_read(name, sets, message, tmp_path):
-    root = write_replicas(tmp_path, ["MNIST", *sets])
+    root = write_imitations(tmp_path, ["MNIST", *sets])
     with pytest.raises(UserError, match=message) as caught:
         recipe_stream(find_recipe(name), root=root)
     assert str(root) in str(caught.value)
@@ -233,14 +236,16 @@ def test_missing_reference_material_is_named_before_anything_is_read(name, sets,
 
 
 def test_captions_without_their_images(tmp_path):
-    root = write_replicas(tmp_path, ["ConceptualCaptions", "CIFAR100"])
+    root = write_imitations(tmp_path, ["ConceptualCaptions", "CIFAR100"])
     images = root / "conceptual_captions/images"
     for path in images.iterdir():
         path.unlink()
     images.rmdir()
     with pytest.raises(UserError, match=rf"the folder {images} is missing; fetch the images"):
         recipe_stream(find_recipe("cifar100-10/zscl"), root=root)
-    stream = recipe_stream(find_recipe("cifar100-10/zscl"), root=root, reference="none")
+    stream = recipe_stream(
+        find_recipe("cifar100-10/zscl"), root=root, reference="none", verify=False
+    )
     assert stream.reference is None
 
 

@@ -15,12 +15,7 @@ from vlcl_toolkit.analysis.decisions import (
     route_decisions,
     threshold_sweep,
 )
-from vlcl_toolkit.analysis.routing import (
-    expert_load,
-    expert_overlap,
-    expert_use,
-    freezing_protects,
-)
+from vlcl_toolkit.analysis.routing import expert_load, expert_overlap, expert_use, freezing_protects
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting.routing import (
     batch_mix_curves,
@@ -32,7 +27,7 @@ from vlcl_toolkit.plotting.routing import (
 )
 from vlcl_toolkit.plotting.style import new_figure, to_png
 from vlcl_toolkit.probes import Probes
-from vlcl_toolkit.training import run
+from vlcl_toolkit.training.loop import run
 
 
 @pytest.fixture(scope="module")

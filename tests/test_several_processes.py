@@ -15,10 +15,10 @@ import torch
 from tiny import tiny_clip
 from together import CASES, main, stream_of
 
-from vlcl_toolkit.devices import Devices
-from vlcl_toolkit.division import Division, part_of
-from vlcl_toolkit.execution import Execution
 from vlcl_toolkit.methods import make_method
+from vlcl_toolkit.sharding import Division, part_of
+from vlcl_toolkit.training.devices import Devices
+from vlcl_toolkit.training.execution import Execution
 
 HERE = Path(__file__).parent
 NEAR = 1e-5

@@ -5,15 +5,8 @@ import torch
 from tiny import random_images, tiny_stream, tiny_task
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.streams import (
-    ImageData,
-    Task,
-    TaskStream,
-    batches,
-    load_batch,
-    load_stream,
-    resolve_order,
-)
+from vlcl_toolkit.load import load_stream
+from vlcl_toolkit.streams import ImageData, Task, TaskStream, batches, load_batch, resolve_order
 
 IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
 LABELS = torch.tensor([0, 1, 0, 1])

@@ -15,13 +15,13 @@ import torch
 from test_files import full_disk
 from tiny import SETTINGS, tiny_clip, tiny_stream
 
-from vlcl_toolkit.checkpoint import CheckpointStore, CheckpointWarning, RunLock
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.evaluation import metrics
-from vlcl_toolkit.events import DoneEvent, RowEvent, StepEvent, StopRun
-from vlcl_toolkit.results import RunResult
-from vlcl_toolkit.training import run
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.training.checkpoint import CheckpointStore, CheckpointWarning, RunLock
+from vlcl_toolkit.training.events import DoneEvent, RowEvent, StepEvent, StopRun
+from vlcl_toolkit.training.loop import run
+from vlcl_toolkit.training.metrics import metrics
+from vlcl_toolkit.training.results import RunResult
 
 STEPS = 7  # of each of the two tasks
 
@@ -304,7 +304,7 @@ def test_a_crash_goes_on_from_the_last_checkpoint(tmp_path, finished):
 def processes():
     """Fresh processes that share their imports: starting one takes milliseconds, not seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vlcl_toolkit.training"])
+    context.set_forkserver_preload(["vlcl_toolkit.training.loop"])
     return context
 
 

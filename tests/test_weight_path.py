@@ -6,12 +6,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.tiny import tiny_clip, tiny_stream
+from vlcl_toolkit.analysis.weight_path import weight_path
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting import weight_path_curves
-from vlcl_toolkit.training import run
-from vlcl_toolkit.weight_path import weight_path
-from vlcl_toolkit.weights import hash_weights
-from vlcl_toolkit.widgets.weight_path import weight_path_slider
+from vlcl_toolkit.training.loop import run
+from vlcl_toolkit.widgets.sliders import weight_path_slider
 
 SHORT = {"iterations": 4, "warmup": 1, "learning_rate": 1e-2}
 

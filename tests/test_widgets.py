@@ -8,9 +8,9 @@ from tiny import SETTINGS, tiny_task
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
-from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams import TaskStream
-from vlcl_toolkit.training import run
+from vlcl_toolkit.training.loop import run
+from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets import (
     enter_project,
     live_panel,
@@ -18,7 +18,7 @@ from vlcl_toolkit.widgets import (
     run_panel,
     zero_shot_viewer,
 )
-from vlcl_toolkit.widgets.errors import ErrorView
+from vlcl_toolkit.widgets.view import ErrorView
 
 SECONDS = 120.0  # more than any of these runs needs on a busy machine
 
@@ -212,7 +212,7 @@ def test_bug_in_training_is_shown_with_its_traceback(panel, monkeypatch):
         raise ZeroDivisionError("in the <thread>")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vlcl_toolkit.widgets.live.run", broken)
+        patch.setattr("vlcl_toolkit.widgets.runs.run", broken)
         panel.start()
         assert panel.wait(SECONDS)
     assert isinstance(panel.error_view.error, ZeroDivisionError)

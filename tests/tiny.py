@@ -6,9 +6,9 @@ import open_clip
 import torch
 from open_clip.model import CLIP
 
-from vlcl_toolkit.clip import Clip
-from vlcl_toolkit.devices import Devices
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.streams import ImageData, Task, TaskStream
+from vlcl_toolkit.training.devices import Devices
 
 CLASSES = {
     "pets": ("cat", "dog", "bird"),

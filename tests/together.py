@@ -9,10 +9,10 @@ import torch
 from tiny import SETTINGS, tiny_clip, tiny_stream
 from zscl_tools import reference_stream
 
-from vlcl_toolkit.events import StepEvent, StopRun
-from vlcl_toolkit.execution import Execution
 from vlcl_toolkit.streams import TaskStream
-from vlcl_toolkit.training import run
+from vlcl_toolkit.training.events import StepEvent, StopRun
+from vlcl_toolkit.training.execution import Execution
+from vlcl_toolkit.training.loop import run
 
 # 20 training images in batches of 7, 7 and 6, or of 19 and 1: unequal parts, and a batch of one image.
 CASES = {

@@ -8,7 +8,7 @@ from tiny import SETTINGS, one_process, random_images, tiny_clip, tiny_stream
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.streams.base import Reference
-from vlcl_toolkit.training import train_step
+from vlcl_toolkit.training.loop import train_step
 
 FAMILY = [
     "zscl",

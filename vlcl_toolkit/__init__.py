@@ -14,14 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlcl_toolkit.clip import Clip, load_clip
+    from vlcl_toolkit.clip.model import Clip
     from vlcl_toolkit.errors import UserError
-    from vlcl_toolkit.evaluation import metrics
-    from vlcl_toolkit.events import StopRun
+    from vlcl_toolkit.load import load_clip, load_stream
     from vlcl_toolkit.methods import Method, make_method, method_names, register
-    from vlcl_toolkit.results import RunResult
-    from vlcl_toolkit.streams import ImageData, Task, TaskStream, load_stream
-    from vlcl_toolkit.training import run
+    from vlcl_toolkit.streams import ImageData, Task, TaskStream
+    from vlcl_toolkit.training.events import StopRun
+    from vlcl_toolkit.training.loop import run
+    from vlcl_toolkit.training.metrics import metrics
+    from vlcl_toolkit.training.results import RunResult
 
 __all__ = [
     "Clip",
@@ -42,14 +43,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "clip": ("Clip", "load_clip"),
+    "clip.model": ("Clip",),
     "errors": ("UserError",),
-    "evaluation": ("metrics",),
-    "events": ("StopRun",),
+    "load": ("load_clip", "load_stream"),
     "methods": ("Method", "make_method", "method_names", "register"),
-    "results": ("RunResult",),
-    "streams": ("ImageData", "Task", "TaskStream", "load_stream"),
-    "training": ("run",),
+    "streams": ("ImageData", "Task", "TaskStream"),
+    "training.events": ("StopRun",),
+    "training.loop": ("run",),
+    "training.metrics": ("metrics",),
+    "training.results": ("RunResult",),
 }
 
 

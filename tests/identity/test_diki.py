@@ -9,12 +9,12 @@ from methods.test_diki import attached, begin, learn
 from tiny import random_images, tiny_clip, tiny_stream
 from torch.distributions import MultivariateNormal
 
-from vlcl_toolkit.clip import normalize
+from vlcl_toolkit.clip.model import normalize
 from vlcl_toolkit.methods.base import percent_correct
-from vlcl_toolkit.methods.diki import Diki
-from vlcl_toolkit.methods.prefix_tuning import prefix_attention
-from vlcl_toolkit.methods.prompts import residual_branch
-from vlcl_toolkit.methods.task_gaussians import TaskGaussians
+from vlcl_toolkit.methods.diki.diki import Diki
+from vlcl_toolkit.methods.diki.gaussians import TaskGaussians
+from vlcl_toolkit.methods.diki.prefix_tuning import prefix_attention
+from vlcl_toolkit.methods.diki.prompts import residual_branch
 from vlcl_toolkit.streams import TaskStream
 
 NEAR = {"rtol": 1e-5, "atol": 1e-5}

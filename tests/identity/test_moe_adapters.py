@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from methods.test_moe_adapters import attached, begin, eval_images, learn, moe_stream
 from tiny import tiny_clip
 
-from vlcl_toolkit.clip import Clip, normalize
-from vlcl_toolkit.methods.experts import Draws, Mixture, Mode, Place, grouped_linear
-from vlcl_toolkit.methods.frozen_features import FrozenFeatures
-from vlcl_toolkit.methods.selector_features import ClipFeatures
+from vlcl_toolkit.clip.model import Clip, normalize
+from vlcl_toolkit.methods.caches import FrozenFeatures
+from vlcl_toolkit.methods.moe_adapters.experts import Draws, Mixture, Mode, Place, grouped_linear
+from vlcl_toolkit.methods.moe_adapters.selector_features import ClipFeatures
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 

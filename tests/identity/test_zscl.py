@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from zscl_tools import attached, begin, disturb, gradients, learn, weights
 
-from vlcl_toolkit.clip import Clip, normalize
-from vlcl_toolkit.methods.teacher import other_weights
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.clip.model import Clip, normalize
+from vlcl_toolkit.clip.weights import hash_weights
+from vlcl_toolkit.methods.zscl.teacher import other_weights
 
 NEAR = {"rtol": 1e-4, "atol": 2e-6}
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from tiny import one_process, tiny_clip, tiny_stream
 
-from vlcl_toolkit.checkpoint import CheckpointStore
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.events import StopRun
 from vlcl_toolkit.methods import make_method
-from vlcl_toolkit.methods.task_gaussians import TaskGaussians, decide
+from vlcl_toolkit.methods.diki.gaussians import TaskGaussians, decide
 from vlcl_toolkit.streams import ImageData
-from vlcl_toolkit.training import run, train_step
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.training.checkpoint import CheckpointStore
+from vlcl_toolkit.training.events import StopRun
+from vlcl_toolkit.training.loop import run, train_step
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2}
 METHODS = ["diki", "prefix_tuning"]

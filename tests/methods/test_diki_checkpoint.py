@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import tiny_clip
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods.diki_checkpoint import read_official_checkpoint
+from vlcl_toolkit.methods.diki.official import read_official_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diki"
 RECORD = json.loads((GOLDEN / "case_checkpoint_A.json").read_text())

@@ -7,7 +7,7 @@ from zscl_tools import attached, begin, learn, reference_stream
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
-from vlcl_toolkit.methods.icarl import herd, herd_by_class
+from vlcl_toolkit.methods.zscl.icarl import herd, herd_by_class
 from vlcl_toolkit.streams import TaskStream
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from tiny import one_process, random_images, tiny_clip, tiny_stream
 
-from vlcl_toolkit.checkpoint import CheckpointStore
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.events import StopRun
 from vlcl_toolkit.methods import make_config, make_method
-from vlcl_toolkit.methods.experts import Draws
-from vlcl_toolkit.methods.moe_config import CLASS_INCREMENTAL
+from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL
+from vlcl_toolkit.methods.moe_adapters.experts import Draws
 from vlcl_toolkit.streams.base import Reference
-from vlcl_toolkit.training import run, train_step
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.training.checkpoint import CheckpointStore
+from vlcl_toolkit.training.events import StopRun
+from vlcl_toolkit.training.loop import run, train_step
 
 SETTINGS = {
     "experts": 4,

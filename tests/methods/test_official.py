@@ -12,11 +12,11 @@ from tiny import tiny_clip, tiny_stream
 
 from methods.test_diki_checkpoint import GOLDEN, RECORD
 from vlcl_toolkit.cli import main
+from vlcl_toolkit.clip.weights import read_state
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import import_official, load_imported, make_method
-from vlcl_toolkit.methods.diki_checkpoint import read_official_checkpoint
-from vlcl_toolkit.methods.moe_official import load_official
-from vlcl_toolkit.weights import read_state
+from vlcl_toolkit.methods.diki.official import read_official_checkpoint
+from vlcl_toolkit.methods.moe_adapters.official import load_official
 
 DIKI_FILE = GOLDEN / RECORD["file"]
 EXPERTS, BOTTLENECK = 3, 5
@@ -217,7 +217,7 @@ def test_damaged_imports_are_told(tmp_path):
 
 
 def test_the_command_prints_shapes_and_refuses_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("vlcl_toolkit.clip.load_clip", lambda *names, **options: tiny_clip())
+    monkeypatch.setattr("vlcl_toolkit.load.load_clip", lambda *names, **options: tiny_clip())
     path = zscl_file(tmp_path)
     out = tmp_path / "own"
     assert main(["import", "--method", "zscl", "--file", str(path), "--out", str(out)]) == 0

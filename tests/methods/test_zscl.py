@@ -17,16 +17,16 @@ from zscl_tools import (
     weights,
 )
 
-from vlcl_toolkit.checkpoint import CheckpointStore
+from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.events import StopRun
 from vlcl_toolkit.methods import make_method
-from vlcl_toolkit.methods.distillation import off_diagonal_logits, soft_cross_entropy
-from vlcl_toolkit.methods.reference_material import random_sentences, tokenize_cut
-from vlcl_toolkit.methods.zscl_checkpoint import read_official_checkpoint
-from vlcl_toolkit.methods.zscl_config import VARIANTS
-from vlcl_toolkit.training import run
-from vlcl_toolkit.weights import hash_weights
+from vlcl_toolkit.methods.zscl.config import VARIANTS
+from vlcl_toolkit.methods.zscl.losses import off_diagonal_logits, soft_cross_entropy
+from vlcl_toolkit.methods.zscl.official import read_official_checkpoint
+from vlcl_toolkit.methods.zscl.reference import random_sentences, tokenize_cut
+from vlcl_toolkit.training.checkpoint import CheckpointStore
+from vlcl_toolkit.training.events import StopRun
+from vlcl_toolkit.training.loop import run
 
 TEXT_TOWER = ("transformer.", "token_embedding", "positional_embedding", "ln_final", "text_proj")
 

@@ -14,7 +14,7 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.streams import ImageData, Task
 
 RUNNERS: dict[str, Callable[["Case"], None]] = {}

@@ -14,15 +14,15 @@ from tiny import one_process
 from torch import Tensor
 
 from parity.loading import Case, assert_close, assert_same, build_clip, runner
-from vlcl_toolkit.clip import Clip
-from vlcl_toolkit.evaluation import accuracy, metric_vectors, metrics
-from vlcl_toolkit.methods.diki import Diki
-from vlcl_toolkit.methods.diki_checkpoint import read_official_checkpoint
-from vlcl_toolkit.methods.optim import cosine_to_floor
-from vlcl_toolkit.methods.task_gaussians import TaskGaussians
+from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.methods.diki.diki import Diki
+from vlcl_toolkit.methods.diki.gaussians import TaskGaussians
+from vlcl_toolkit.methods.diki.official import read_official_checkpoint
+from vlcl_toolkit.methods.schedules import cosine_to_floor
 from vlcl_toolkit.streams import ImageData, Task
-from vlcl_toolkit.streams.diki_protocol import class_prompts, draw_shots, split_80_20
-from vlcl_toolkit.training import train_step
+from vlcl_toolkit.streams.full_size.coop import class_prompts, draw_shots, split_80_20
+from vlcl_toolkit.training.loop import train_step
+from vlcl_toolkit.training.metrics import accuracy, metric_vectors, metrics
 
 
 class FloatImages(ImageData):

@@ -24,20 +24,20 @@ from parity.loading import (
     build_clip,
     runner,
 )
-from vlcl_toolkit.clip import Clip, encode_tokens
-from vlcl_toolkit.methods.auto_selector import (
+from vlcl_toolkit.clip.model import Clip, encode_tokens
+from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL, MoEAdaptersConfig
+from vlcl_toolkit.methods.moe_adapters.experts import Draws, Place, Routing, balance, load
+from vlcl_toolkit.methods.moe_adapters.moe_adapters import BALANCE_FACTOR, MoEAdapters
+from vlcl_toolkit.methods.moe_adapters.selector import (
     Autoencoder,
     AutoSelector,
     decide,
     selector_learning_rate,
     train_autoencoder,
 )
-from vlcl_toolkit.methods.experts import Draws, Place, Routing, balance, load
-from vlcl_toolkit.methods.moe_adapters import BALANCE_FACTOR, MoEAdapters
-from vlcl_toolkit.methods.moe_config import CLASS_INCREMENTAL, MoEAdaptersConfig
-from vlcl_toolkit.methods.selector_features import ConvolutionFeatures
+from vlcl_toolkit.methods.moe_adapters.selector_features import ConvolutionFeatures
 from vlcl_toolkit.streams import Task
-from vlcl_toolkit.training import train_step
+from vlcl_toolkit.training.loop import train_step
 
 FEATURES = {"rtol": 1e-4, "atol": 2e-5}
 LOGITS = {"rtol": 1e-4, "atol": 1e-3}

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from parity.loading import Case, assert_close, assert_same, build_clip, runner
-from vlcl_toolkit.evaluation import metric_vectors, metrics
-from vlcl_toolkit.methods.reference_material import random_sentences, tokenize_cut
-from vlcl_toolkit.transforms import ImageTransform
+from vlcl_toolkit.clip.transforms import ImageTransform
+from vlcl_toolkit.methods.zscl.reference import random_sentences, tokenize_cut
+from vlcl_toolkit.training.metrics import metric_vectors, metrics
 
 EXTRA_COLUMN = 2  # CIFAR-10, which is in the files and not in the benchmark
 ORDERS = {"order1": list(range(11)), "order2": [9, 6, 7, 8, 5, 10, 0, 1, 3, 4, 2]}

@@ -17,16 +17,16 @@ from parity.loading import (
     runner,
 )
 from parity.zscl_settings import class_incremental_settings, training_settings
-from vlcl_toolkit.clip import Clip, encode_tokens, normalize
+from vlcl_toolkit.clip.model import Clip, encode_tokens, normalize
 from vlcl_toolkit.methods import Method, make_method
-from vlcl_toolkit.methods.distillation import soft_cross_entropy
-from vlcl_toolkit.methods.icarl import Icarl
-from vlcl_toolkit.methods.optim import cosine_with_warmup
-from vlcl_toolkit.methods.parameter_space import extend_mean, interpolate, squared_distance
-from vlcl_toolkit.methods.zscl import Zscl
+from vlcl_toolkit.methods.schedules import cosine_with_warmup
+from vlcl_toolkit.methods.zscl.averaging import extend_mean, interpolate, squared_distance
+from vlcl_toolkit.methods.zscl.icarl import Icarl
+from vlcl_toolkit.methods.zscl.losses import soft_cross_entropy
+from vlcl_toolkit.methods.zscl.zscl import Zscl
 from vlcl_toolkit.streams import ImageData, Task, TaskStream
 from vlcl_toolkit.streams.base import Reference
-from vlcl_toolkit.training import train_step
+from vlcl_toolkit.training.loop import train_step
 
 TERMS = {
     "step_loss": "loss",

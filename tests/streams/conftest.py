@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import pytest
-
-from vlcl_toolkit.streams.replicas import MTIL, write_replicas
+from imitation_data.write import MTIL, write_imitations
 
 
 @pytest.fixture(scope="session")
 def mtil_root(tmp_path_factory) -> Path:
     """A data folder with all eleven data sets and CoOp's split files."""
-    return write_replicas(tmp_path_factory.mktemp("data"), list(MTIL))
+    return write_imitations(tmp_path_factory.mktemp("data"), list(MTIL))
 
 
 @pytest.fixture(scope="session")
 def imagenet_root(tmp_path_factory) -> Path:
     """A data folder with Tiny-ImageNet and a full set of ImageNet's 1000 class folders."""
-    return write_replicas(tmp_path_factory.mktemp("imagenet"), ["TinyImageNet", "ImageNet"])
+    return write_imitations(tmp_path_factory.mktemp("imagenet"), ["TinyImageNet", "ImageNet"])

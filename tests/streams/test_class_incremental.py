@@ -3,18 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from imitation_data import names as official_names
+from imitation_data.drawing import label_of
+from imitation_data.imagenet import imagenet, tiny_imagenet
 from tiny import tiny_stream
 
 from vlcl_toolkit import run
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.evaluation import class_incremental_scores
-from vlcl_toolkit.streams import TaskStream, load_stream
-from vlcl_toolkit.streams.class_incremental import VARIANTS, class_names
+from vlcl_toolkit.load import load_stream
+from vlcl_toolkit.streams import TaskStream
+from vlcl_toolkit.streams.full_size.class_incremental import VARIANTS, class_names
 from vlcl_toolkit.streams.label_space import LabelSpace
-from vlcl_toolkit.streams.replicas import imagenet, tiny_imagenet
-from vlcl_toolkit.streams.replicas import names as official_names
-from vlcl_toolkit.streams.replicas.drawing import label_of
 from vlcl_toolkit.streams.splits import facts
+from vlcl_toolkit.training.metrics import class_incremental_scores
 
 KNOWN = facts("class_incremental")
 
@@ -39,7 +40,7 @@ def test_streams_follow_the_published_order(mtil_root, imagenet_root, name, task
     key = VARIANTS[name].data_set
     assert stream.id == name
     assert stream.label_space == "seen"
-    assert stream.split_id.startswith(f"{key}-replica-")
+    assert stream.split_id.startswith(f"{key}-unverified-")
     assert [len(task.class_names) for task in stream] == [base] + [increment] * (tasks - 1)
     names = official_names.CIFAR100 if key == "cifar100" else class_names(key)
     learned = [text for task in stream for text in task.class_names]

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from imitation_data import mtil as replicas
 
 from vlcl_toolkit.cli import main
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.streams import data_prepare
-from vlcl_toolkit.streams.data_check import check_data
-from vlcl_toolkit.streams.replicas import mtil as replicas
-from vlcl_toolkit.streams.sources import SOURCES, Download, Source
+from vlcl_toolkit.streams.full_size import prepare as data_prepare
+from vlcl_toolkit.streams.full_size.check import check_data
+from vlcl_toolkit.streams.full_size.sources import SOURCES, Download, Source
 
 # Check
 

@@ -7,9 +7,9 @@ import yaml
 from PIL import Image
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.streams import load_stream
-from vlcl_toolkit.streams.class_incremental import class_names
-from vlcl_toolkit.streams.reference import read_captions, reference_source
+from vlcl_toolkit.load import load_stream
+from vlcl_toolkit.streams.full_size.class_incremental import class_names
+from vlcl_toolkit.streams.full_size.reference import read_captions, reference_source
 
 
 def add_images(folder: Path, count: int, red: int) -> None:

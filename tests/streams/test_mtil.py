@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from imitation_data import mtil as replicas
+from imitation_data import names as official_names
+from imitation_data.drawing import label_of
 
+from vlcl_toolkit.clip.transforms import ImageTransform
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.streams import PictureData, TaskStream, load_batch, load_stream
-from vlcl_toolkit.streams.diki_protocol import TEMPLATES
-from vlcl_toolkit.streams.mtil import mtil_names
-from vlcl_toolkit.streams.replicas import mtil as replicas
-from vlcl_toolkit.streams.replicas import names as official_names
-from vlcl_toolkit.streams.replicas.drawing import label_of
+from vlcl_toolkit.load import load_stream
+from vlcl_toolkit.streams import PictureData, TaskStream, load_batch
+from vlcl_toolkit.streams.full_size.coop import TEMPLATES
+from vlcl_toolkit.streams.full_size.mtil import mtil_names
 from vlcl_toolkit.streams.splits import facts, random_80_20
-from vlcl_toolkit.transforms import ImageTransform
 
 ORDER_I = (
     "Aircraft",
@@ -79,7 +80,7 @@ def test_orders_and_sizes(stream):
 
 
 def test_replicas_can_never_be_mistaken_for_the_data_sets(stream):
-    assert "-replica-" in stream.split_id
+    assert "-unverified-" in stream.split_id
 
 
 def test_every_image_has_its_label(stream):

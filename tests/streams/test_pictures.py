@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from vlcl_toolkit.clip.transforms import ImageTransform
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.streams import ImageData, PictureData, joined, load_batch, load_stream
+from vlcl_toolkit.load import load_stream
+from vlcl_toolkit.streams import ImageData, PictureData, joined, load_batch
 from vlcl_toolkit.streams.image_cache import CachedPictures
-from vlcl_toolkit.streams.material import Material
+from vlcl_toolkit.streams.location import Material
 from vlcl_toolkit.streams.pictures import ArrayPictures, FilePictures
-from vlcl_toolkit.transforms import ImageTransform
 
 SIZES = [(40, 30), (24, 60), (33, 33), (50, 31)]
 TRANSFORMS = [

@@ -1,19 +1,14 @@
 """What happened in a run: pure functions from results to data frames."""
 
-from vlcl_toolkit.analysis.batches import mixed_batches
 from vlcl_toolkit.analysis.comparison import gains
 from vlcl_toolkit.analysis.decisions import (
     batch_mix,
     calibration,
+    mixed_batches,
     route_decisions,
     threshold_sweep,
 )
-from vlcl_toolkit.analysis.feature_maps import (
-    feature_film,
-    feature_map,
-    map_movement,
-    map_quality,
-)
+from vlcl_toolkit.analysis.feature_maps import feature_film, feature_map, map_movement, map_quality
 from vlcl_toolkit.analysis.feature_shift import (
     class_separation,
     moved_back,
@@ -42,12 +37,7 @@ from vlcl_toolkit.analysis.predictions import (
     flips,
     margins,
 )
-from vlcl_toolkit.analysis.routing import (
-    expert_load,
-    expert_overlap,
-    expert_use,
-    freezing_protects,
-)
+from vlcl_toolkit.analysis.routing import expert_load, expert_overlap, expert_use, freezing_protects
 from vlcl_toolkit.analysis.zero_shot import (
     chance,
     forgotten_tasks,

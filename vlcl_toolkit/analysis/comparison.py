@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from vlcl_toolkit import evaluation
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.training import metrics as evaluation
+from vlcl_toolkit.training.results import RunResult
 
 SCORES = ("transfer", "average", "last", "forgetting", "learned", "validation", "held_out")
 COSTS = ("trainable_parameters", "train_seconds", "evaluate_seconds", "peak_memory_mib")

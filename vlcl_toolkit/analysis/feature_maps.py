@@ -15,15 +15,16 @@ gap: Liang et al. 2022, "Mind the Gap"), so texts drawn as they are make an isla
     "none"               images only.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from vlcl_toolkit.analysis.feature_shift import distances, nearest, shared
 from vlcl_toolkit.analysis.points import chosen_domains, features, where
-from vlcl_toolkit.analysis.umap_calls import fit_film, fit_umap
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.probes import Probes
 
@@ -231,3 +232,48 @@ def _placed(points: list[pd.DataFrame], places: Sequence[np.ndarray]) -> pd.Data
         for frame, place in zip(points, places, strict=True)
     ]
     return pd.concat(located, ignore_index=True)
+
+
+Points = Float[np.ndarray, "points features"]
+Places = Float[np.ndarray, "points 2"]
+
+# Said in passing by umap-learn: that a seed allows one thread only, which is what is wanted, and how
+# it starts when domains form separate islands, which they do.
+CHATTER = "n_jobs value|Embedding a total of|Graph is not fully connected|Spectral init"
+
+
+def fit_umap(points: Points, neighbours: int, seed: int) -> Callable[[Points], Places]:
+    """Fit a UMAP; returns the function that puts other features into it.
+
+    It starts from the first two principal components: that keeps the overall arrangement better than
+    a random start (Kobak and Linderman 2021) and copes with separate islands.
+
+    Args:
+        neighbours: from 2 to one less than there are points.
+    """
+    umap = _umap()
+    fitted = umap.UMAP(n_neighbors=neighbours, init="pca", random_state=seed, n_jobs=1)
+    fitted.fit(points.astype(np.float32))
+    return lambda others: fitted.transform(others.astype(np.float32))
+
+
+def fit_film(steps: Sequence[Points], neighbours: int, seed: int) -> list[Places]:
+    """A UMAP of each of at least two steps, point i tied to point i of the steps around.
+
+    Args:
+        neighbours: from 2 to one less than there are points.
+    """
+    umap = _umap()
+    same = [{i: i for i in range(len(steps[0]))}] * (len(steps) - 1)
+    film = umap.AlignedUMAP(n_neighbors=neighbours, random_state=seed, transform_seed=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", CHATTER)  # AlignedUMAP takes no n_jobs
+        film.fit([values.astype(np.float32) for values in steps], relations=same)
+    return [np.asarray(places) for places in film.embeddings_]
+
+
+def _umap() -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
+        import umap
+    return umap

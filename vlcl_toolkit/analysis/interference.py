@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vlcl_toolkit.probes import Probes
-from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.training.results import RunResult
 
 
 def drift_by_block(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from vlcl_toolkit.analysis.comparison import check_comparable
 from vlcl_toolkit.errors import UserError, unknown_name
-from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.training.results import RunResult
 
 Score = Literal["transfer", "average", "last", "forgetting"]
 When = Literal["not yet learned", "learned before", "held-out"]

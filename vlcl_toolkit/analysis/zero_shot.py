@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.base import TaskStream
+from vlcl_toolkit.training.results import RunResult
 
 
 def chance(stream: TaskStream) -> pd.Series:

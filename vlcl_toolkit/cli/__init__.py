@@ -1,4 +1,4 @@
-"""The command line: vlcl run | compare | search | recipe | show | figures | pretrain-mini | data | bench | import.
+"""The command line: vlcl run | compare | search | recipe | show | figures | data | import.
 
 Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted,
 141 nobody reads the output any more (`| head`; rich, which prints tables, ends with 1 then).
@@ -8,7 +8,7 @@ import contextlib
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -24,26 +24,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing of the miniature needs a hub, and a machine without a network should not be asked to wait for one.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from vlcl_toolkit.cli.commands import COMMANDS
-    from vlcl_toolkit.processes import processes
+    from vlcl_toolkit.sharding import processes
 
-    first = processes().rank == 0
+    return run_command(COMMANDS, arguments, first=processes().rank == 0)
+
+
+def run_command(
+    commands: dict[str, Any] | Callable[..., Any],
+    arguments: Sequence[str] | None = None,
+    *,
+    first: bool = True,
+) -> int:
+    """Run a command line of one or several functions; the exit code.
+
+    Args:
+        first: of several processes one speaks; whether this is the one.
+    """
     with contextlib.ExitStack() as stack:
-        if not first:  # of several processes one speaks
+        if not first:
             stack.enter_context(
                 contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
             )
-        return _run(COMMANDS, arguments, first)
+        return _run(commands, arguments, first)
 
 
-def _run(commands: dict[str, Any], arguments: Sequence[str] | None, first: bool) -> int:
+def _run(
+    commands: dict[str, Any] | Callable[..., Any], arguments: Sequence[str] | None, first: bool
+) -> int:
+    options: dict[str, Any] = {"args": arguments, "config": (tyro.conf.OmitArgPrefixes,)}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="vlcl",
-            description="Continual learning of CLIP models: run methods, compare them, look at what happened.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        if isinstance(commands, dict):
+            about = "Continual learning of CLIP models: run methods, compare them, look at what happened."
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="vlcl", description=about, **options
+            )
+        else:
+            tyro.cli(commands, **options)
         sys.stdout.flush()
     except UserError as error:
         if first or error.of_one_process:

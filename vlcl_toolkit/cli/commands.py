@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from vlcl_toolkit.cli.bench import bench
 from vlcl_toolkit.cli.data import AS_PUBLISHED, Data, DataOptions, data
 from vlcl_toolkit.cli.options import (
     EMBEDDED,
@@ -21,7 +20,7 @@ from vlcl_toolkit.cli.recipe import recipe
 from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
-    from vlcl_toolkit.clip import Clip
+    from vlcl_toolkit.clip.model import Clip
     from vlcl_toolkit.streams import TaskStream
 
 
@@ -68,7 +67,7 @@ def run(
         probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     from vlcl_toolkit.cli.tables import print_run
-    from vlcl_toolkit.training import run as run_method
+    from vlcl_toolkit.training.loop import run as run_method
 
     chosen = files.load(stream)
     if tasks is not None:
@@ -122,10 +121,10 @@ def compare(
         cluster_set: Parameters of submitit, e.g. timeout_min=720 gpus_per_node=1 slurm_partition=gpu
             slurm_array_parallelism=8.
     """
-    from vlcl_toolkit import experiments
     from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
     from vlcl_toolkit.cli.gallery import write_comparison
     from vlcl_toolkit.cli.tables import print_alone, print_comparison
+    from vlcl_toolkit.experiments import compare as experiments
     from vlcl_toolkit.files import make_folder, write_atomic
 
     if cluster and alone:
@@ -140,7 +139,7 @@ def compare(
             print_alone(method, table, len(seeds))
         return
     if cluster:
-        from vlcl_toolkit.cluster import run_on_cluster
+        from vlcl_toolkit.experiments.slurm import run_on_cluster
 
         plan = experiments.plan_comparison(
             methods, chosen, seeds, orders, probes=probes, execution=backbone.execution
@@ -189,9 +188,9 @@ def search(
         out: Folder of the table; default: runs/<stream>/search.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
     """
-    from vlcl_toolkit import experiments
     from vlcl_toolkit.analysis.comparison import mean_and_spread, score_table
     from vlcl_toolkit.cli.tables import print_search
+    from vlcl_toolkit.experiments import compare as experiments
     from vlcl_toolkit.files import make_folder, write_atomic
 
     folder = make_folder(out or Path("runs", stream, "search"))
@@ -222,7 +221,7 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:
         folder: The run's folder.
     """
     from vlcl_toolkit.cli.tables import print_run
-    from vlcl_toolkit.results import RunResult
+    from vlcl_toolkit.training.results import RunResult
 
     print_run(RunResult.load(folder))
 
@@ -271,30 +270,6 @@ def figures(out: Path = Path("figures")) -> None:
         print(path)
 
 
-def pretrain_mini(
-    samples: int = 1_700_000,
-    seed: int = 0,
-    out: Path = Path("runs/pretrain-mini"),
-    device: str = "auto",
-) -> None:
-    """Pre-train the miniature CLIP from scratch on its drawn world (about an hour on two CPU cores).
-
-    Interrupt it at any time: the same command goes on after the last finished round. To use the result, copy
-    mini_clip.safetensors, mini_clip.json and pretraining.csv into data/mini.
-
-    Args:
-        samples: Captioned images shown, repetitions counted.
-        seed: Of weights, world and order.
-        out: Folder of weights, log and checkpoints.
-        device: auto, cpu or cuda.
-    """
-    from vlcl_toolkit.streams.mini.pretrain import PretrainConfig, pretrain_mini
-
-    print(
-        f"weights, settings and log: {pretrain_mini(PretrainConfig(samples=samples, seed=seed), out, device=device)}"
-    )
-
-
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
     "compare": compare,
@@ -302,8 +277,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "recipe": recipe,
     "show": show,
     "figures": figures,
-    "pretrain-mini": pretrain_mini,
     "data": data,
     "import": import_,
-    "bench": bench,
 }

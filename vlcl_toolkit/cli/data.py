@@ -1,4 +1,4 @@
-"""`vlcl data check|prepare|replica`, and the options that say where a stream's files are."""
+"""`vlcl data check|prepare`, and the options that say where a stream's files are."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +24,8 @@ class DataOptions:
     """Folder for decoded images (3 bytes per pixel), filled on the first use."""
     skip_unreadable: bool = False
     """Leave out damaged images, and record how many."""
-    replica: bool = False
-    """The data sets are small imitations: do not insist on the published sizes. (Those of `vlcl data
-    replica` are known as such.)"""
+    unverified: bool = False
+    """Do not insist on the published sizes and checksums, e.g. of small imitations; the record says so."""
     reference: str | None = None
     """Reference images: imagenet, tinyimagenet (both in the data folder), or a folder of images."""
     captions: Path | None = None
@@ -34,7 +33,7 @@ class DataOptions:
 
     def load(self, stream: str) -> "TaskStream":
         """The stream, with the options that were given."""
-        from vlcl_toolkit.streams.registry import load_stream
+        from vlcl_toolkit.load import load_stream
 
         return load_stream(stream, **self.options())
 
@@ -43,7 +42,7 @@ class DataOptions:
         options = {name: value for name, value in asdict(self).items() if value}
         if "data" in options:
             options["root"] = options.pop("data")
-        if options.pop("replica", False):
+        if options.pop("unverified", False):
             options["verify"] = False
         return options
 
@@ -53,7 +52,7 @@ Data = Annotated[DataOptions, tyro.conf.arg(name="")]
 
 
 def data(
-    action: Annotated[Literal["check", "prepare", "replica"], tyro.conf.Positional],
+    action: Annotated[Literal["check", "prepare"], tyro.conf.Positional],
     root: Path | None = None,
     sets: tuple[str, ...] = (),
     splits: tuple[Literal["zscl", "coop"], ...] = ("zscl", "coop"),
@@ -61,31 +60,25 @@ def data(
     sizes: bool = True,
     fetch: bool = True,
 ) -> None:
-    """Check data sets, or prepare them: download what can be downloaded, say what to fetch by hand; or imitate them.
+    """Check data sets, or prepare them: download what can be downloaded, say what to fetch by hand.
 
     check looks at files, counts (against the published table), classes and every image. prepare can be interrupted
-    at any time: the same command goes on where it stopped. replica writes imitations of all sets, reference material
-    included: the published layouts, a few tiny images per class, for rehearsals.
+    at any time: the same command goes on where it stopped.
 
     Args:
-        action: check, prepare or replica.
-        root: The data folder (prepare and replica make it); default: the environment variable VLCL_DATA.
-        sets: Only these, e.g. Food SUN397 TinyImageNet ImageNet; default: the eleven of MTIL (replica: everything).
+        action: check or prepare.
+        root: The data folder (prepare makes it); default: the environment variable VLCL_DATA.
+        sets: Only these, e.g. Food SUN397 TinyImageNet ImageNet; default: the eleven of MTIL.
         splits: check: which divisions of MTIL.
         decode: check: look at every image (the longest part by far).
-        sizes: check: compare counts and checksums with the published ones; --no-sizes for replicas.
+        sizes: check: compare counts and checksums with the published ones; --no-sizes for imitations.
         fetch: prepare: --no-fetch only says what is missing.
     """
-    from vlcl_toolkit.streams.data_check import check_data
-    from vlcl_toolkit.streams.data_prepare import prepare_data
-    from vlcl_toolkit.streams.material import data_folder
-    from vlcl_toolkit.streams.replicas import write_replicas
 
-    if action == "replica":
-        if root is None:
-            raise UserError("replicas want a folder of their own; none given; give --root DIR")
-        print(f"replicas: {write_replicas(root, sets)}")
-        return
+    from vlcl_toolkit.streams.full_size.check import check_data
+    from vlcl_toolkit.streams.full_size.prepare import prepare_data
+    from vlcl_toolkit.streams.location import data_folder
+
     if action == "prepare":
         for line in prepare_data(root or data_folder(None), sets, fetch=fetch):
             print(line, flush=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.execution import ONE_DEVICE, Execution
+from vlcl_toolkit.training.execution import ONE_DEVICE, Execution
 
 if TYPE_CHECKING:
-    from vlcl_toolkit.clip import Clip
+    from vlcl_toolkit.clip.model import Clip
 
 Backbone = Annotated["BackboneOptions", tyro.conf.arg(name="")]
 KeyValues = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
@@ -37,7 +37,7 @@ class BackboneOptions:
 
     def load(self) -> "Clip":
         """The backbone (imported late, to keep --help fast)."""
-        from vlcl_toolkit.clip import load_clip
+        from vlcl_toolkit.load import load_clip
 
         return load_clip(
             self.backbone,

@@ -16,8 +16,8 @@ from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from vlcl_toolkit.analysis.published import Published
-    from vlcl_toolkit.recipes.protocol import Recipe
-    from vlcl_toolkit.results import RunResult
+    from vlcl_toolkit.experiments.published_runs import Recipe
+    from vlcl_toolkit.training.results import RunResult
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def recipe(
         return
     if name is None:
         raise UserError("which recipe? none given; `vlcl recipe --list` shows them")
-    from vlcl_toolkit.recipes.protocol import find_recipe, recipe_stream
-    from vlcl_toolkit.reproduce import run_recipe
+    from vlcl_toolkit.experiments.published_runs import find_recipe, recipe_stream
+    from vlcl_toolkit.experiments.reproduce import run_recipe
 
     chosen, settings = find_recipe(name), read_settings(set)
     chosen.config(settings)  # before eleven data sets are read
@@ -106,7 +106,7 @@ _COLUMNS = {
 def print_recipes() -> None:
     """All recipes: title, training steps, published scores and cost."""
     from vlcl_toolkit.analysis.published import SCORES, published_for
-    from vlcl_toolkit.recipes.protocol import recipes, training_steps
+    from vlcl_toolkit.experiments.published_runs import recipes, training_steps
 
     console, sources = Console(), dict[str, None]()
     console.print("Published scores in percent; ? means not verified, see the sources below.")
@@ -141,8 +141,7 @@ def print_recipes() -> None:
 
 def print_reproduction(result: "RunResult", recipe: "Recipe") -> None:
     """A run, then the same beside each published result, then the caveats."""
-    from vlcl_toolkit.analysis.caveats import caveats
-    from vlcl_toolkit.analysis.published import published_for
+    from vlcl_toolkit.analysis.published import caveats, published_for
     from vlcl_toolkit.cli.tables import print_run
 
     print_run(result)

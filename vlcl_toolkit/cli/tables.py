@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlcl_toolkit.analysis.comparison import COSTS
-from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.training.results import RunResult
 
 COMPACT: dict[str, Any] = {
     "box": SIMPLE,

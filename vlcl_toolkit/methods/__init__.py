@@ -1,13 +1,10 @@
 """Methods: how a stream is learned; one file per method, all with the same parts."""
 
 from vlcl_toolkit.methods.base import Method, percent_correct
-from vlcl_toolkit.methods.diki import Diki
-from vlcl_toolkit.methods.finetune import Finetune
-from vlcl_toolkit.methods.icarl import Icarl
-from vlcl_toolkit.methods.lwf import Lwf, LwfVr
-from vlcl_toolkit.methods.moe_adapters import MoEAdapters
-from vlcl_toolkit.methods.official import Imported, import_official, load_imported
-from vlcl_toolkit.methods.prefix_tuning import PrefixTuning
+from vlcl_toolkit.methods.diki.diki import Diki
+from vlcl_toolkit.methods.diki.prefix_tuning import PrefixTuning
+from vlcl_toolkit.methods.import_official import Imported, import_official, load_imported
+from vlcl_toolkit.methods.moe_adapters.moe_adapters import MoEAdapters
 from vlcl_toolkit.methods.registry import (
     make_config,
     make_method,
@@ -15,9 +12,12 @@ from vlcl_toolkit.methods.registry import (
     method_names,
     register,
 )
-from vlcl_toolkit.methods.wise_ft import WeightConsolidation, WeightEnsemble, WiseFt
 from vlcl_toolkit.methods.zero_shot import ZeroShot
-from vlcl_toolkit.methods.zscl import Zscl
+from vlcl_toolkit.methods.zscl.finetune import Finetune
+from vlcl_toolkit.methods.zscl.icarl import Icarl
+from vlcl_toolkit.methods.zscl.lwf import Lwf, LwfVr
+from vlcl_toolkit.methods.zscl.wise_ft import WeightConsolidation, WeightEnsemble, WiseFt
+from vlcl_toolkit.methods.zscl.zscl import Zscl
 
 __all__ = [
     "Diki",

@@ -21,13 +21,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods.observable import Observable
-from vlcl_toolkit.processes import spread
+from vlcl_toolkit.methods.introspection import Observable
 from vlcl_toolkit.seeds import derive_seed
+from vlcl_toolkit.sharding import spread
 from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
-from vlcl_toolkit.streams.images import Draw
+from vlcl_toolkit.streams.data import Draw
 
 
 class Method(Observable, ABC):

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.methods.base import Method
 

@@ -7,8 +7,12 @@ from vlcl_toolkit.plotting.accuracy import (
     score_cells,
     unseen_accuracy,
 )
-from vlcl_toolkit.plotting.comparison import learning_rate_curves, method_comparison, trade_off
-from vlcl_toolkit.plotting.differences import difference_cells
+from vlcl_toolkit.plotting.comparison import (
+    learning_rate_curves,
+    method_comparison,
+    trade_off,
+    weight_path_curves,
+)
 from vlcl_toolkit.plotting.feature_shift import curves_by_step, feature_map
 from vlcl_toolkit.plotting.images import (
     class_probabilities,
@@ -38,6 +42,7 @@ from vlcl_toolkit.plotting.routing import (
     threshold_curves,
 )
 from vlcl_toolkit.plotting.style import (
+    difference_cells,
     domain_colour,
     domain_marker,
     method_colour,
@@ -46,7 +51,6 @@ from vlcl_toolkit.plotting.style import (
     to_png,
     use_style,
 )
-from vlcl_toolkit.plotting.weight_path import weight_path_curves
 from vlcl_toolkit.plotting.zero_shot import class_breaking, confusion_change, margin_histogram
 
 __all__ = [

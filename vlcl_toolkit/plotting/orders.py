@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from vlcl_toolkit.plotting.differences import difference_cells
 from vlcl_toolkit.plotting.style import (
     INK,
     QUIET,
+    difference_cells,
     domain_colour,
     in_style,
     method_colour,

@@ -6,14 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vlcl_toolkit.plotting.style import (
-    INK,
-    PERCENT,
-    QUIET,
-    domain_colour,
-    domain_marker,
-    in_style,
-)
+from vlcl_toolkit.plotting.style import INK, PERCENT, QUIET, domain_colour, domain_marker, in_style
 
 
 @in_style

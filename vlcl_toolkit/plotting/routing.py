@@ -8,14 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from vlcl_toolkit.plotting.interference import heat
-from vlcl_toolkit.plotting.style import (
-    INK,
-    PERCENT,
-    QUIET,
-    domain_colour,
-    domain_marker,
-    in_style,
-)
+from vlcl_toolkit.plotting.style import INK, PERCENT, QUIET, domain_colour, domain_marker, in_style
 
 
 @in_style

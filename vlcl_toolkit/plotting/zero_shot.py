@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from vlcl_toolkit.plotting.differences import difference_cells
-from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, in_style
+from vlcl_toolkit.plotting.style import INK, QUIET, difference_cells, domain_colour, in_style
 
 
 @in_style

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 
 Vectors = Float[np.ndarray, "n width"]
 

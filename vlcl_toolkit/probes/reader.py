@@ -3,7 +3,7 @@
 The arrays of a step and their names are in files.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from vlcl_toolkit.errors import UserError, unknown_name
-from vlcl_toolkit.probes import tables
 from vlcl_toolkit.probes.files import Arrays, missing_probe, step_files
+
+TOWERS = ("image", "text")
+POSITIONS = ("class", "rest")
+MEASURES = ("relative_norm", "cosine", "cka")
 
 
 class Probes:
@@ -149,23 +152,83 @@ class Probes:
         images = self.image_features(image_step, domain).astype(np.float64)
         return (images @ self.class_features(text_step, domain).T).argmax(axis=1)
 
-    # Inside the network: see tables.py for the columns.
+    # Inside the network, as tidy frames.
 
     def drift(self) -> pd.DataFrame:
-        """How far activations moved from the frozen network's."""
-        return tables.drift(self)
+        """How far activations moved from the frozen network's, on the same inputs.
+
+        Columns: step, after, domain, status, tower, block (0 = embedding, k = after block k), position
+        ("class": the token that is pooled; "rest": mean over the other tokens), relative_norm (length
+        of the change / length before, mean over inputs, >= 0), cosine (mean, -1 .. 1), cka (linear CKA
+        over the inputs of the domain, 0 .. 1, 1 = the same geometry; nan where they do not vary).
+        Inputs of the image tower are the probe images, those of the text tower the class prompts in the
+        first template.
+
+        Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
+        """
+        rows = []
+        for step, tower, domain, values in self._each("drift"):
+            for block, position in np.ndindex(*values.shape[:2]):
+                place = {"tower": tower, "block": block, "position": POSITIONS[position]}
+                measured = dict(zip(MEASURES, values[block, position].tolist(), strict=True))
+                rows.append(self._where(step, domain) | place | measured)
+        return self._frame("drift", rows)
 
     def attention(self) -> pd.DataFrame:
-        """What prompts take of attention, or add to it."""
-        return tables.attention(self)
+        """What prompts take: columns step, after, domain, status, tower, block (from 1), share.
+
+        Prefix tuning: the mean share of attention that goes to prompts, in [0, 1]; it is lost for the
+        tokens. DIKI: length of what the residual branch adds over length of CLIP's own attention
+        output, >= 0; that attention itself loses nothing.
+        """
+        rows = []
+        for step, tower, domain, values in self._each("attention"):
+            for block, share in enumerate(values.tolist(), start=1):
+                if not np.isnan(share):
+                    place = {"tower": tower, "block": block, "share": share}
+                    rows.append(self._where(step, domain) | place)
+        return self._frame("attention", rows)
 
     def routing(self) -> pd.DataFrame:
-        """Which experts work, and how much."""
-        return tables.routing(self)
+        """Which experts work.
+
+        Columns: step, after, domain, status, tower, block (from 1), expert (from 0), choices (inputs of
+        the domain that chose it), gate_mass (sum of its gates over them). Inputs of the frozen route
+        choose no expert.
+        """
+        rows = []
+        for step, tower, domain, choices in self._each("choices"):
+            gates = self.array(step, f"gate_mass/{tower}/{domain}")
+            for block, expert in np.ndindex(*choices.shape):
+                place = {"tower": tower, "block": block + 1, "expert": expert}
+                use = {
+                    "choices": int(choices[block, expert]),
+                    "gate_mass": float(gates[block, expert]),
+                }
+                rows.append(self._where(step, domain) | place | use)
+        return self._frame("choices", rows)
 
     def parameter_distance(self) -> pd.DataFrame:
-        """How far weights moved."""
-        return tables.parameter_distance(self)
+        """L2 distance of what a method changes; what it adds counts from zero.
+
+        Columns: step, after, tower, block (0 = embedding, 1 .. L, L + 1 = head), from_frozen,
+        from_previous.
+        """
+        rows = []
+        for step in self.steps:
+            for tower in TOWERS:
+                name = f"parameters/{tower}"
+                if name not in self.names(step):
+                    continue
+                for block, (frozen, previous) in enumerate(self.array(step, name).tolist()):
+                    place = {
+                        "step": step,
+                        "after": self.after(step),
+                        "tower": tower,
+                        "block": block,
+                    }
+                    rows.append(place | {"from_frozen": frozen, "from_previous": previous})
+        return self._frame("parameters", rows)
 
     def names(self, step: int) -> list[str]:
         """Names of the arrays that a step has."""
@@ -216,3 +279,21 @@ class Probes:
     def _per_domain(self, step: int, kind: str, domain: str) -> np.ndarray:
         self._check_domain(domain)
         return self.array(step, f"{kind}/{domain}")
+
+    def _each(self, kind: str) -> Iterator[tuple[int, str, str, np.ndarray]]:
+        for step in self.steps:
+            there = set(self.names(step))
+            for tower in TOWERS:
+                for domain in self.domains:
+                    name = f"{kind}/{tower}/{domain}"
+                    if name in there:
+                        yield step, tower, domain, self.array(step, name)
+
+    def _where(self, step: int, domain: str) -> dict[str, Any]:
+        status = self.status(step, domain)
+        return {"step": step, "after": self.after(step), "domain": domain, "status": status}
+
+    def _frame(self, probe: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+        if not rows:
+            raise missing_probe(f"the probe {probe!r}", self.source, self.method)
+        return pd.DataFrame(rows)

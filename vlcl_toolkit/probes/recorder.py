@@ -17,12 +17,7 @@ from vlcl_toolkit.probes.activations import drift_measures
 from vlcl_toolkit.probes.config import ProbeConfig, probe_images
 from vlcl_toolkit.probes.files import COMMAND, read_step, step_path, write_step
 from vlcl_toolkit.probes.observation import Observation, observe
-from vlcl_toolkit.probes.weights import (
-    PreviousWeights,
-    current_weights,
-    distances,
-    expert_changes,
-)
+from vlcl_toolkit.probes.weights import PreviousWeights, current_weights, distances, expert_changes
 from vlcl_toolkit.seeds import rng_state, set_rng_state
 from vlcl_toolkit.streams.base import TaskStream
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlcl_toolkit.methods import Method
-from vlcl_toolkit.methods.observable import FROZEN, Routes
+from vlcl_toolkit.methods.introspection import FROZEN, Routes
 from vlcl_toolkit.probes.files import Arrays
 from vlcl_toolkit.streams.base import Task
 

@@ -9,7 +9,6 @@ from vlcl_toolkit.streams.base import (
     resolve_order,
 )
 from vlcl_toolkit.streams.pictures import PictureData, joined
-from vlcl_toolkit.streams.registry import load_stream, stream_names
 
 __all__ = [
     "ImageData",
@@ -19,7 +18,5 @@ __all__ = [
     "batches",
     "joined",
     "load_batch",
-    "load_stream",
     "resolve_order",
-    "stream_names",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.seeds import derive_seed
-from vlcl_toolkit.streams.images import ImageData, batches, few_shot_indices, load_batch
+from vlcl_toolkit.streams.data import ImageData, batches, few_shot_indices, load_batch
 
 __all__ = [
     "ImageData",

@@ -24,9 +24,9 @@ import yaml
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.seeds import generator
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
-from vlcl_toolkit.streams.material import Material
+from vlcl_toolkit.streams.full_size.reference import IMAGE_SUFFIXES
+from vlcl_toolkit.streams.location import Material
 from vlcl_toolkit.streams.pictures import FilePictures, PictureData
-from vlcl_toolkit.streams.reference import IMAGE_SUFFIXES
 from vlcl_toolkit.streams.splits import SPLITS, fingerprint
 
 SETTINGS = "task.yaml"

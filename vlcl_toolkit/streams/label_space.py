@@ -2,7 +2,7 @@
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams.base import Task, TaskStream
-from vlcl_toolkit.streams.images import ImageData
+from vlcl_toolkit.streams.data import ImageData
 
 
 class LabelSpace:

@@ -1,27 +1,30 @@
 """Images that are decoded when they are asked for: files of any size, or small arrays."""
 
+import contextlib
 import hashlib
 import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed, local_seed
-from vlcl_toolkit.streams.images import ImageData, check_labels
-from vlcl_toolkit.streams.threads import in_threads
+from vlcl_toolkit.streams.data import ImageData, check_labels
 
 
 class Pictures(ABC):
@@ -252,3 +255,32 @@ def unreadable(pictures: Pictures, rows: Sequence[int], title: str = "") -> dict
         bar = tqdm(rows, desc=title, unit="image", disable=not title, leave=False)
         messages = zip(bar, pool.map(fault, rows), strict=True)
         return {row: message for row, message in messages if message is not None}
+
+
+_threads: ContextVar[int] = ContextVar("threads", default=0)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def decoding_threads(count: int) -> Iterator[None]:
+    """Context in which `in_threads` uses `count` threads; fewer than 2: none."""
+    token = _threads.set(count)
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`work` of every item, in order. Decoders run without the interpreter's lock."""
+    count = _threads.get()
+    # Threads do not survive the fork that makes a loading process.
+    if count < 2 or get_worker_info() is not None:
+        return [work(item) for item in items]
+    return list(_pool(count).map(work, items))
+
+
+@lru_cache(maxsize=1)
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count)

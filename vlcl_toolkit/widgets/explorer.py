@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from vlcl_toolkit.analysis.comparison import check_comparable
 from vlcl_toolkit.errors import UserError, unknown_name
-from vlcl_toolkit.results import RunResult
+from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets.order import sequence_html
 from vlcl_toolkit.widgets.view import View, stack
 

@@ -13,16 +13,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlcl_toolkit.analysis.comparison import gains
-from vlcl_toolkit.clip import Clip
-from vlcl_toolkit.events import Event, RowEvent, StepEvent
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.plotting import accuracy_matrix, new_figure, trade_off, unseen_accuracy
-from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.base import TaskStream
-from vlcl_toolkit.widgets.errors import ErrorView, shows_errors
-from vlcl_toolkit.widgets.known import Key, KnownRuns
-from vlcl_toolkit.widgets.live import BackgroundRun
-from vlcl_toolkit.widgets.picture import Picture
-from vlcl_toolkit.widgets.scores import frozen_scores, scores_html
+from vlcl_toolkit.training.events import Event, RowEvent, StepEvent
+from vlcl_toolkit.training.results import RunResult
+from vlcl_toolkit.widgets.runs import (
+    BackgroundRun,
+    Key,
+    KnownRuns,
+    frozen_scores,
+    scores_html,
+)
+from vlcl_toolkit.widgets.view import ErrorView, Picture, shows_errors
 
 _SECONDS = 0.15  # between two movements of the progress bar
 

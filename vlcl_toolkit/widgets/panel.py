@@ -5,14 +5,14 @@ from typing import Any
 
 import ipywidgets
 
-from vlcl_toolkit.clip import Clip
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import unknown_name
 from vlcl_toolkit.methods import method_names
-from vlcl_toolkit.results import RunResult
 from vlcl_toolkit.streams.base import TaskStream
-from vlcl_toolkit.widgets.known import Key
+from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets.live_panel import LivePanel
 from vlcl_toolkit.widgets.order import OrderSliders, sequence_html
+from vlcl_toolkit.widgets.runs import Key
 
 
 class RunPanel(LivePanel):

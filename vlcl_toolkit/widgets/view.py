@@ -1,16 +1,82 @@
-"""A view: a heading, a picture that is drawn once per choice, and its own place for errors."""
+"""An exception in a callback is shown to the reader: the page itself would swallow it."""
 
+import functools
+import traceback
 from collections.abc import Callable, Hashable, Sequence
 from html import escape
+from typing import Any, TypeVar
 
 import ipywidgets
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vlcl_toolkit.plotting.style import in_style
-from vlcl_toolkit.widgets.errors import ErrorView, shows_errors
-from vlcl_toolkit.widgets.picture import Picture
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.plotting.style import in_style, to_png
+
+Reaction = TypeVar("Reaction", bound=Callable[..., None])
+
+
+class ErrorView(ipywidgets.HTML):
+    """A place on the page for the last error.
+
+    Attributes:
+        error: the exception shown, or None.
+    """
+
+    error: Exception | None = None
+
+    def show(self, error: Exception) -> None:
+        """A reader's mistake as its one line, anything else with its traceback."""
+        self.error = error
+        if isinstance(error, UserError):
+            text = escape(str(error))
+        else:
+            text = f"<pre>{escape(''.join(traceback.format_exception(error)))}</pre>"
+        self.value = f"<div role='alert' style='color:#b00020'><b>Error:</b> {text}</div>"
+
+    def clear(self) -> None:
+        """Nothing is wrong (any more)."""
+        self.error, self.value = None, ""
+
+
+def shows_errors(react: Reaction) -> Reaction:
+    """Decorator of a callback of a widget with an `error_view`: exceptions go there."""
+
+    @functools.wraps(react)
+    def wrapped(widget: Any, *arguments: Any) -> None:
+        try:
+            react(widget, *arguments)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the reader must see it)
+            widget.error_view.show(error)
+
+    return wrapped  # type: ignore[return-value]
+
+
+_KEPT = 200  # pictures of about 70 kB
+
+
+class Picture(ipywidgets.Image):
+    """An image that remembers what it has shown.
+
+    Attributes:
+        figure: draws the figure shown now; the static version for readers without a kernel.
+    """
+
+    figure: Callable[[], Figure]
+
+    def __init__(self, **layout: str):
+        self._drawn: dict[Hashable, bytes] = {}
+        super().__init__(format="png", layout={"max_width": "100%", **layout})
+
+    def show(self, key: Hashable, draw: Callable[[], Figure]) -> None:
+        """Show what `draw` draws; it is called only if `key` has not been shown before."""
+        self.figure = draw
+        if key not in self._drawn:
+            self._drawn[key] = to_png(draw())
+            if len(self._drawn) > _KEPT:
+                del self._drawn[next(iter(self._drawn))]
+        self.value = self._drawn[key]
 
 
 class View(ipywidgets.VBox):

@@ -1,0 +1,1 @@
+"""Several runs that belong together, and the papers' runs by name."""

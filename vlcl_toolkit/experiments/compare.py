@@ -1,0 +1,140 @@
+"""Several runs that belong together: methods compared, tasks learned alone, a setting chosen on validation data.
+
+Every run lies in its own default folder, so that what is finished is never run twice and an interrupted experiment
+goes on where it was.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.experiments.jobs import Job, jobs_at_once, run_jobs
+from vlcl_toolkit.methods import make_config, method_class, method_names
+from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.streams.base import TaskStream
+from vlcl_toolkit.training.results import RunResult
+
+Order = str | Sequence[int | str]
+
+
+def choose_methods(names: Sequence[str], stream_id: str) -> tuple[str, ...]:
+    """Registered method names; "all" stands for zero-shot and every method with a recipe for the stream.
+
+    (The paper's settings, for full-size models, would take hours on a small stream and teach nothing.)
+    Raises UserError for an unknown name.
+    """
+    if list(names) == ["all"]:
+        names = [
+            name for name in method_names() if name == "zero_shot" or recipe_config(name, stream_id)
+        ]
+        return tuple(sorted(names, key=lambda name: name != "zero_shot"))
+    return tuple(method_class(name).name for name in names)
+
+
+def compare(
+    methods: Sequence[str],
+    stream: TaskStream,
+    clip: Clip,
+    *,
+    seeds: Sequence[int] = (0,),
+    orders: Sequence[Order] = (),
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: bool = True,
+    jobs: int | None = 1,
+    **options: Any,
+) -> list[RunResult]:
+    """Run every method with every seed in every task order (none given: the stream's own).
+
+    Args:
+        configs: by method name, settings that override the stream's recipe.
+        jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
+
+    Raises UserError for unknown methods or orders before anything is run.
+    """
+    plan = plan_comparison(methods, stream, seeds, orders, configs, **options)
+    return _run_all(plan, stream, clip, jobs, progress)
+
+
+def plan_comparison(
+    methods: Sequence[str],
+    stream: TaskStream,
+    seeds: Sequence[int] = (0,),
+    orders: Sequence[Order] = (),
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> list[Job]:
+    """The runs of `compare`, by order, method and seed, for whoever does them.
+
+    Raises UserError for unknown methods or orders.
+    """
+    streams = [stream.reorder(order) for order in orders] or [stream]
+    methods = choose_methods(methods, stream.id)
+    for name in configs or {}:
+        method_class(name)
+    return [
+        Job(method, ordered.names, seed, dict((configs or {}).get(method, {})), options)
+        for ordered, method, seed in itertools.product(streams, methods, seeds)
+    ]
+
+
+def learn_alone(
+    method: str,
+    stream: TaskStream,
+    clip: Clip,
+    *,
+    seeds: Sequence[int] = (0,),
+    progress: bool = True,
+    jobs: int | None = 1,
+) -> list[RunResult]:
+    """Let the method learn each task alone, from the frozen backbone: what the task allows."""
+    plan = [Job(method, (name,), seed) for name, seed in itertools.product(stream.names, seeds)]
+    return _run_all(plan, stream, clip, jobs, progress)
+
+
+def search(
+    method: str,
+    stream: TaskStream,
+    clip: Clip,
+    setting: str,
+    values: Sequence[Any],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    orders: Sequence[Order] = (),
+    config: Mapping[str, Any] | None = None,
+    evaluate_all: bool = False,
+    progress: bool = True,
+    jobs: int | None = 1,
+    **options: Any,
+) -> list[RunResult]:
+    """Run the method with each value of one setting, over orders and seeds; results in this order.
+
+    Choose by ``RunResult.validation`` (the accuracy on validation images of each task right after learning it), never
+    by test accuracy.
+
+    Args:
+        config: other settings that differ from the recipe.
+        evaluate_all: test all tasks after each (to show what a setting does), not only the one just learned.
+        jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
+
+    Raises UserError for an unknown setting or an unfit value before anything is run.
+    """
+    if not values:
+        raise UserError(f"no value to try for {setting!r}; give at least one")
+    settings = [{**(config or {}), setting: value} for value in values]
+    for each in settings:
+        make_config(method, {**recipe_config(method, stream.id), **each})
+    streams = [stream.reorder(order) for order in orders] or [stream]
+    plan = [
+        Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all, **options})
+        for each, ordered, seed in itertools.product(settings, streams, seeds)
+    ]
+    return _run_all(plan, stream, clip, jobs, progress)
+
+
+def _run_all(
+    plan: Sequence[Job], stream: TaskStream, clip: Clip, jobs: int | None, progress: bool
+) -> list[RunResult]:
+    at_once = jobs_at_once(clip, len(plan), jobs)
+    return run_jobs(plan, stream, clip, at_once=at_once, progress=progress)

@@ -1,0 +1,1 @@
+"""DIKI and prefix tuning: prompts inside attention."""

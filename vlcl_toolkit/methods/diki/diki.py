@@ -1,0 +1,284 @@
+"""DIKI: prompts in a residual branch of attention, and a calibrated guess which task an image is of.
+
+Paper: Tang et al., "Mind the Interference: Retaining Pre-trained Knowledge in Parameter Efficient
+Continual Learning of Vision-Language Models", ECCV 2024. What the paper leaves open follows the
+official repository (`lloongx/DIKI`).
+
+1. The frozen CLIP gets prompts in the first `depth` blocks of both towers, a key and a value per
+   prompt position, task and block (prompts.py). Attention gains a branch with a softmax of its own,
+
+       attention(x) = softmax(q k^T / sqrt(d) + mask) v + w softmax(q K^T / sqrt(d)) V,
+
+   which leaves CLIP's own attention as it is. V starts at 0: an untrained task changes nothing.
+2. Before a task is trained: a Gaussian over the frozen features of its training images
+   (task_gaussians.py).
+3. Cross-entropy over the task's classes, with the task's prompts at w = 1. Plain SGD, cosine rate,
+   no augmentation. Only this task's prompts exist for the optimiser.
+4. After each epoch: accuracy on the validation set, with the true task and w = 1. The first best
+   epoch is kept.
+5. At test time the Gaussians say which task's prompts an image gets and how strongly: the largest
+   log density s gives w = sigmoid(s / 512 - 1), so that unfamiliar images see an almost plain CLIP.
+
+Deviations: each image decides alone (`decision="sample"`); the repository lets a test batch vote
+(`decision="batch"`, 256 images). Prompts grow task by task in float32, one parameter per task. Too
+few images for a Gaussian are an error (`allow_singular=True` goes on as the repository does); see
+`shrinkage`. Ties of a vote go to the lowest task. All else in docs/fidelity_diki.md.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
+
+from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods.base import Method, percent_correct
+from vlcl_toolkit.methods.caches import Answers, FrozenFeatures, LogDensities
+from vlcl_toolkit.methods.diki.best_epoch import BestEpoch
+from vlcl_toolkit.methods.diki.config import PromptConfig
+from vlcl_toolkit.methods.diki.gaussians import Decision, TaskGaussians, decide
+from vlcl_toolkit.methods.diki.introspection import PromptObservation
+from vlcl_toolkit.methods.diki.prompts import (
+    Attend,
+    PromptPool,
+    Share,
+    add_residual_branch,
+    residual_share,
+)
+from vlcl_toolkit.methods.diki.towers import PromptedTowers
+from vlcl_toolkit.methods.registry import register
+from vlcl_toolkit.methods.schedules import cosine_to_floor
+from vlcl_toolkit.streams.base import ImageData, Task, batches, load_batch
+from vlcl_toolkit.streams.data import Draw
+
+
+@register
+class Diki(PromptObservation, Method):
+    """Residual prompts per task, chosen and calibrated by task Gaussians."""
+
+    name = "diki"
+    trains_all = True
+    Config = PromptConfig
+    config: PromptConfig
+    attend: Attend = staticmethod(add_residual_branch)
+    share: Share = staticmethod(residual_share)
+
+    def __init__(self, clip: Clip, config: PromptConfig):
+        super().__init__(clip, config)
+        self.decision, self.eval_batch_size = config.decision, config.eval_batch_size
+        self.pool = PromptPool(
+            clip.model,
+            self.attend,
+            depth_vision=config.depth_vision,
+            depth_text=config.depth_text,
+            length_vision=config.length_vision,
+            length_text=config.length_text,
+        )
+        self.gaussians = TaskGaussians(config.shrinkage, allow_singular=config.allow_singular)
+        self.best = BestEpoch()
+        self._forget_caches()
+
+    def _forget_caches(self) -> None:
+        self.answers = Answers()
+        self.log_densities = LogDensities(self._features_of, self.gaussians.log_probs)
+        self.towers = PromptedTowers(self.clip, self.pool, self.config.templates)
+
+    def on_attach(self) -> None:
+        """Step 1: lead attention through the prompts."""
+        self.pool.attach()
+
+    def on_detach(self) -> None:
+        """Give attention back to CLIP."""
+        self.pool.detach()
+        self._forget_caches()
+
+    def begin_task(self, task_index: int, task: Task, generator: torch.Generator) -> None:
+        """Steps 1 and 2: new prompts and the Gaussian of the task."""
+        if task_index != len(self.pool):
+            raise UserError(
+                f"tasks are learnt in order; {len(self.pool)} learnt so far, found task index "
+                f"{task_index}; learn task {len(self.pool)} next"
+            )
+        self.gaussians.add(self._features_of(task.train, again=False), task.name)
+        self.pool.grow(generator)
+        self.best.start()
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The prompts of the task being learned."""
+        return dict(self.pool.tasks[self.task_index])
+
+    def steps(self, task: Task) -> int:
+        """Step 3: whole epochs."""
+        return self.config.epochs * self._steps_per_epoch(task)
+
+    def _steps_per_epoch(self, task: Task) -> int:
+        return -(-len(task.train) // self.config.batch_size)
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Step 3: no momentum, no weight decay."""
+        return torch.optim.SGD(parameters, lr=0.0)
+
+    def learning_rate(self, step: int, task: Task) -> float:
+        """Step 3."""
+        peak = self.config.learning_rate
+        return cosine_to_floor(step, self.steps(task), peak, floor=peak / 1000)
+
+    def draws(self, task: Task, step: int, seed: int) -> list[Draw]:
+        """Shuffled epochs, transformed as at test time."""
+        indices = batches(len(task.train), self.config.batch_size, step, seed)
+        return [Draw(task.train, indices, self.clip.eval_transform)]
+
+    def loss(
+        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
+    ) -> dict[str, Tensor]:
+        """Step 3."""
+        logits = self.logits(images, self.task, self.task_index)
+        return {"loss": F.cross_entropy(logits, labels)}
+
+    def after_step(self, step: int) -> None:
+        """Step 4, at the end of an epoch."""
+        self.answers.forget(self.task_index)
+        epoch, rest = divmod(step + 1, self._steps_per_epoch(self.task))
+        if rest == 0 and self.config.select_epoch and len(self.task.validation):
+            self.best.offer(epoch - 1, self._validate(), self.trainable())
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        text = self.towers.text_features(self.task, self.task_index)[0]  # serves all batches
+
+        def predict(images: Tensor) -> Tensor:
+            return self.clip.logits(self.towers.image_features(images, self.task_index), text)
+
+        size = 2 * self.config.batch_size
+        return percent_correct(predict, self.clip, self.task.validation, size)
+
+    def end_task(self, task_index: int, task: Task) -> None:
+        """Step 4: back to the best epoch."""
+        self.best.restore(self.trainable())
+        self.answers.forget(task_index)
+
+    def logits(
+        self, images: Float[Tensor, "part 3 h w"], task: Task, task_id: int
+    ) -> Float[Tensor, "b classes"]:
+        """With the prompts of a given task at full strength, first template (step 3).
+
+        Raises:
+            UserError: no such task was learnt.
+        """
+        text = self.towers.text_features(task, task_id, templates="first")[0]
+        return self.clip.logits(self.towers.image_features(images, task_id), text)
+
+    def decide(self, log_probs: Float64[Tensor, "b tasks"]) -> Decision:
+        """Step 5: tasks and weights of a batch.
+
+        Raises:
+            UserError: no task was learnt.
+        """
+        self.pool.check_task(0)
+        divisor = float(self.config.calibration_divisor or self.clip.embed_dim)
+        rule, calibrate = self.config.decision, self.config.calibrate
+        return decide(log_probs, rule, divisor, calibrate=calibrate)
+
+    @torch.no_grad()
+    def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:
+        """Step 5.
+
+        Raises:
+            UserError: no task was learnt.
+        """
+        frozen = self.clip.encode_image(images)
+        decision = self.decide(self.gaussians.log_probs(frozen))
+        return self.decided_logits(images, task, decision, frozen)
+
+    def decided_logits(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        task: Task,
+        decision: Decision,
+        frozen: Float[Tensor, "b dim"],
+    ) -> Float[Tensor, "b classes"]:
+        """Step 5 after the decision; `frozen` are the images' features of the frozen CLIP."""
+        logits = frozen.new_empty(len(images), len(task.class_names))
+        for task_id in decision.task.unique().tolist():
+            rows = (decision.task == task_id).nonzero()[:, 0]
+            features = frozen[rows]
+            if self.config.depth_vision:
+                weights = decision.image_weight[rows]
+                features = self.towers.image_features(images[rows], task_id, weights)
+            weights, texts = decision.text_weight[rows].unique(return_inverse=True)
+            if self.text_is_plain(task_id):  # the same texts at any weight
+                weights, texts = weights[:1], torch.zeros_like(texts)
+            text = self.towers.text_features(task, task_id, weights)
+            if len(weights) == 1:
+                logits[rows] = self.clip.logits(features, text[0])
+            else:
+                cosine = torch.einsum("bd,bcd->bc", features, text[texts])
+                logits[rows] = self.clip.logit_scale * cosine
+        return logits
+
+    def text_is_plain(self, task_id: int) -> bool:
+        """Whether the prompts of a task leave the text tower as it is, whatever their weight."""
+        prompts = self.pool.tasks[task_id]
+        return not any(prompts[name][1].any() for name in self.pool.text_places)
+
+    @torch.no_grad()
+    def classify(self, data: ImageData, task: Task) -> Int64[Tensor, " n"]:
+        """Step 5 for a whole set, asking anew only what can have changed (answers.py)."""
+        self.pool.check_task(0)
+        log_probs = self.log_densities.of(data)
+
+        def answer(rows: Tensor) -> tuple[Tensor, Tensor]:
+            images, _ = load_batch(data, rows, self.clip.eval_transform)
+            frozen = self.log_densities.features(data)[rows]
+            decision = self.decide(log_probs[rows])
+            logits = self.decided_logits(images.to(self.clip.device), task, decision, frozen)
+            return logits.argmax(dim=1), decision.task
+
+        return self.answers.renew(
+            data,
+            task,
+            self.towers.texts(task),
+            log_probs.max(dim=1).values,
+            answer,
+            batch_size=self.eval_batch_size,
+            together=self.decision != "sample",
+        )
+
+    @torch.no_grad()
+    def _features_of(self, data: ImageData, *, again: bool = True) -> Float[Tensor, "n dim"]:
+        if not len(data):
+            return torch.empty(0, self.clip.embed_dim, device=self.clip.device)
+        frozen = FrozenFeatures.of_backbone(self.clip, images_at_once=self.eval_batch_size)
+        return frozen.of(data, again=again)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Prompts and Gaussians of all tasks, the best epoch so far, answers that still count."""
+        parts = {
+            "prompts": self.pool.state_dict(),
+            "gaussians": self.gaussians.state_dict(),
+            "best": self.best.state_dict(),
+            "answers": self.answers.state_dict(),
+        }
+        return {f"{part}.{key}": v for part, state in parts.items() for key, v in state.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a state.
+
+        Raises:
+            UserError: it comes from another backbone or from other settings.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            part, key = name.split(".", 1)
+            parts.setdefault(part, {})[key] = value
+        self._forget_caches()
+        self.pool.load_state_dict(parts.get("prompts", {}))
+        device = self.clip.device
+        self.gaussians.load_state_dict(parts.get("gaussians", {}), self.clip.embed_dim, device)
+        if len(self.gaussians) != len(self.pool):
+            raise UserError(
+                f"found prompts of {len(self.pool)} tasks and Gaussians of {len(self.gaussians)}; "
+                "they must be as many; load a whole state"
+            )
+        self.best.load_state_dict(parts.get("best", {}))
+        self.answers.load_state_dict(parts.get("answers", {}))

@@ -1,0 +1,72 @@
+"""Prefix tuning: prompts are prepended to the tokens, so that both share one softmax.
+
+Papers: Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", ACL 2021; as the
+contrast to DIKI: Tang et al., ECCV 2024.
+
+1. As many prompts in the same places, the same start, training and task decision as DIKI (diki.py).
+2. But attention has one softmax over prompts and tokens,
+
+       attention(x) = softmax([q K^T / sqrt(d) + log w ; q k^T / sqrt(d) + mask]) [V ; v].
+
+   Whatever the prompts get is taken from the tokens. With the prompts' share of attention, a, it is
+   (1 - a) CLIP's own attention + a softmax(q K^T / sqrt(d)) V: even values of 0 change the output.
+   That is the interference which DIKI's own softmax avoids.
+
+Deviation: the paper of prefix tuning has no weight w. Here w multiplies the prompts' exponentials,
+so that w = 1 is prefix tuning and w = 0 the frozen CLIP, as in DIKI (`calibrate=False`: always 1).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vlcl_toolkit.methods.diki.config import PromptConfig
+from vlcl_toolkit.methods.diki.diki import Diki
+from vlcl_toolkit.methods.diki.prompts import prefix_share
+from vlcl_toolkit.methods.registry import register
+
+
+def prefix_attention(
+    attention: nn.MultiheadAttention,
+    plain: Callable[[], Float[Tensor, "n length width"]],
+    query: Float[Tensor, "n length width"],
+    prompts: Float[Tensor, "2 prompts width"],
+    weights: Float[Tensor, " n"] | None,
+    mask: Float[Tensor, "length length"] | None,
+) -> Float[Tensor, "n length width"]:
+    """Step 2; an `Attend` of prompts.py. `plain` is not needed."""
+    count, length, _ = query.shape
+    split = (attention.num_heads, attention.head_dim)
+    projected = F.linear(query, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = (part.unflatten(-1, split).transpose(1, 2) for part in projected.chunk(3, dim=-1))
+    own = prompts.to(q.dtype).unflatten(-1, split).transpose(1, 2)  # [2, H, P, d]
+    k = torch.cat((own[0].expand(count, -1, -1, -1), k), dim=2)
+    v = torch.cat((own[1].expand(count, -1, -1, -1), v), dim=2)
+    strength = torch.zeros(1, device=query.device) if weights is None else weights.log()
+    among_tokens = query.new_zeros(length, length) if mask is None else mask
+    to_prompts = strength[:, None, None, None].expand(-1, 1, length, prompts.shape[1])
+    to_tokens = among_tokens.expand(len(strength), 1, -1, -1)
+    bias = torch.cat((to_prompts.to(q.dtype), to_tokens.to(q.dtype)), dim=-1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+@register
+class PrefixTuning(Diki):
+    """Prepended prompts per task, chosen and calibrated as in DIKI."""
+
+    name = "prefix_tuning"
+    attend = staticmethod(prefix_attention)
+    share = staticmethod(prefix_share)
+
+    @dataclass(frozen=True)
+    class Config(PromptConfig):
+        """Settings of prefix tuning: those of DIKI."""
+
+    def text_is_plain(self, task_id: int) -> bool:
+        """Prompts take attention even with values of 0, so only their absence is plain."""
+        return not self.pool.text_places

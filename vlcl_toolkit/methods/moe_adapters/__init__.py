@@ -1,0 +1,1 @@
+"""MoE-Adapters: routed experts beside every block, and the auto-selector."""

@@ -1,0 +1,1 @@
+"""ZSCL, and the methods that it is compared with or built on."""

@@ -1,0 +1,194 @@
+"""`vlcl data check`: is what lies in the data folder what was published?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import md5
+from pathlib import Path
+
+from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.streams.base import Task
+from vlcl_toolkit.streams.full_size.class_incremental import class_names
+from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
+from vlcl_toolkit.streams.full_size.mtil import Split, mtil_names, mtil_task
+from vlcl_toolkit.streams.full_size.sources import COOP_FILES, SOURCES, coop_file
+from vlcl_toolkit.streams.full_size.torchvision_sets import Listing
+from vlcl_toolkit.streams.location import Material
+from vlcl_toolkit.streams.pictures import ArrayPictures, PictureData, Pictures, unreadable
+from vlcl_toolkit.streams.splits import SPLITS, facts
+
+OTHERS = ("TinyImageNet", "ImageNet")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one aspect of a data set.
+
+    Attributes:
+        data_set, aspect: e.g. "Food", "images".
+        good: nothing is wrong. `text`: one line for people.
+    """
+
+    data_set: str
+    aspect: str
+    good: bool
+    text: str
+
+
+def check_data(
+    root: Path,
+    sets: Sequence[str] = (),
+    splits: Sequence[Split] = ("zscl", "coop"),
+    *,
+    decode: bool = True,
+    sizes: bool = True,
+) -> Iterator[Finding]:
+    """Check data sets one after another: files, counts, classes, images.
+
+    Args:
+        root: the data folder.
+        sets: names as in `mtil.json`, "TinyImageNet", "ImageNet"; empty: the eleven of MTIL.
+        splits: which divisions of MTIL.
+        decode: look at every image.
+        sizes: compare counts and checksums with the published ones (not for replicas).
+
+    Raises:
+        UserError: an unknown set. (Faults of the data are findings.)
+    """
+    for name in sets:
+        if name not in SOURCES:
+            raise unknown_name("data set", name, SOURCES)
+    material = Material(root, verify=False)  # so that every fault is found, not the first alone
+    for name in sets or mtil_names():
+        missing = [root / path for path in SOURCES[name].required if not (root / path).exists()]
+        for path in missing:
+            yield Finding(name, "files", False, f"{path} is missing")
+        if missing:
+            continue
+        changed = list(_checksums(name, root)) if sizes else []
+        yield from changed
+        if changed and name == "CIFAR100":  # its files are pickles: strange ones are not opened
+            continue
+        seen: set[str] = set()
+        if name in OTHERS:
+            yield from _check_other(name, root, decode, sizes)
+            continue
+        for split in splits:
+            if split == "coop" and name in COOP_FILES and not (root / coop_file(name)).is_file():
+                text = f"{root / coop_file(name)} is missing; fetch {COOP_FILES[name][1]} by hand"
+                yield Finding(name, "files", False, text)
+                continue
+            yield from _check_split(name, split, material, decode, sizes, seen)
+        yield from _check_folders(name, root)
+
+
+def _checksums(name: str, root: Path) -> Iterator[Finding]:
+    for path, expected in SOURCES[name].checksums:
+        digest = md5((root / path).read_bytes(), usedforsecurity=False).hexdigest()
+        if digest != expected:
+            text = f"{root / path} has MD5 {digest}, published is {expected}; fetch it again"
+            yield Finding(name, "files", False, text)
+
+
+def _check_split(
+    name: str, split: Split, material: Material, decode: bool, sizes: bool, seen: set[str]
+) -> Iterator[Finding]:
+    try:
+        task = mtil_task(name, material, split)
+    except UserError as error:
+        yield Finding(name, split, False, str(error))
+        return
+    known = facts("mtil")["data_sets"][name]
+    expected = known["sizes"][split] if sizes else {}
+    yield from _counts(name, split, task, expected)
+    count = known["coop_classes"] if split == "coop" else known["classes"]
+    if len(task.class_names) != count:
+        text = f"{len(task.class_names)} classes, {count} expected"
+        yield Finding(name, f"{split} classes", False, text)
+    without = sorted(set(range(len(task.class_names))) - set(task.train.labels.tolist()))
+    if without:
+        names = ", ".join(task.class_names[label] for label in without[:5])
+        text = f"{len(without)} classes without a training image: {names}"
+        yield Finding(name, f"{split} classes", False, text)
+    if decode:
+        yield from _images(name, [getattr(task, part) for part in SPLITS], seen)
+
+
+def _counts(name: str, aspect: str, task: Task, expected: dict[str, int]) -> Iterator[Finding]:
+    found = {part: len(getattr(task, part)) for part in SPLITS}
+    good = all(found[part] == count for part, count in expected.items())
+    text = " / ".join(f"{count} {part}" for part, count in found.items() if count)
+    if not good:
+        text += "; published: " + " / ".join(f"{n} {p}" for p, n in expected.items() if n)
+    yield Finding(name, aspect, good, text)
+
+
+def _images(name: str, parts: list[PictureData], seen: set[str]) -> Iterator[Finding]:
+    looked = 0
+    for data in parts:
+        pictures: Pictures = data.pictures
+        if isinstance(pictures, ArrayPictures):  # decoded when they were read
+            continue
+        rows = [row for row in data.rows.tolist() if pictures.name(row) not in seen]
+        seen.update(pictures.name(row) for row in rows)
+        if not rows:
+            continue
+        looked += len(rows)
+        for message in unreadable(pictures, rows, f"look at {name}").values():
+            yield Finding(name, "images", False, message.split("; ")[0])
+    if looked:
+        yield Finding(name, "images", True, f"{looked} looked at")
+
+
+# Folders named by classes: where they lie, and which names may be there besides the data set's own.
+_CLASS_FOLDERS = {
+    "DTD": "dtd/dtd/images",
+    "EuroSAT": "eurosat/2750",
+    "Food": "food-101/images",
+    "Caltech101": "caltech101/101_ObjectCategories",
+}
+_EUROSAT = {"AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"} | {
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+}
+
+
+def _check_folders(name: str, root: Path) -> Iterator[Finding]:
+    folder = root / _CLASS_FOLDERS.get(name, ".")
+    if name == "EuroSAT":
+        wanted = _EUROSAT
+    elif name == "Food":
+        wanted = set((root / "food-101/meta/classes.txt").read_text(encoding="utf-8").split())
+    elif name == "DTD":
+        lines = (root / "dtd/dtd/labels/train1.txt").read_text(encoding="utf-8").split()
+        wanted = {line.split("/")[0] for line in lines}
+    else:  # the others have no folders of classes, or no list of them to compare with
+        return
+    found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    for extra in sorted(found - wanted):
+        yield Finding(name, "classes", False, f"{folder / extra} is no class of {name}; remove it")
+    for lacking in sorted(wanted - found):
+        yield Finding(name, "classes", False, f"{folder / lacking} is missing")
+
+
+def _check_other(name: str, root: Path, decode: bool, sizes: bool) -> Iterator[Finding]:
+    key = "tinyimagenet" if name == "TinyImageNet" else "imagenet1000"
+    expected = facts("class_incremental")["sizes"][key]
+    for part, published in (("train", "train"), ("val", "test")):
+        try:
+            listing: Listing = (read_tiny_imagenet if key == "tinyimagenet" else read_imagenet)(
+                root, part
+            )
+        except UserError as error:
+            yield Finding(name, part, False, str(error))
+            continue
+        found, wanted = len(listing.labels), expected[published]
+        good = found == wanted or not sizes
+        text = f"{found} images" + ("" if good else f"; published: {wanted}")
+        yield Finding(name, part, good, text)
+        if len(listing.classes) != len(class_names(key)):
+            yield Finding(name, "classes", False, f"{len(listing.classes)} classes")
+        if decode:
+            yield from _images(name, [listing.data], set())

@@ -1,0 +1,152 @@
+"""Class-incremental learning: the classes of one data set, a block at a time.
+
+A published class order permutes the classes; task k is the next block of them. After each task an
+image is classified among all classes learned so far (`label_space="seen"`). One prompt. The test
+set is the data set's official test or validation set; there is no validation set. Class names keep
+their underscores. Images are tested with the evaluation transform (the official code tests with the
+training transform, a random crop).
+
+Source: the class-incremental parts of the official code of ZSCL (Zheng et al. 2023) and MoE-Adapters
+(Yu et al. 2024); numbers in `splits/class_incremental.json`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.streams.base import Reference, Task, TaskStream
+from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
+from vlcl_toolkit.streams.full_size.torchvision_sets import Listing, read_official
+from vlcl_toolkit.streams.location import Material
+from vlcl_toolkit.streams.pictures import PictureData
+from vlcl_toolkit.streams.splits import facts, fingerprint
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a data set is cut.
+
+    Attributes:
+        data_set: key of the facts. `base`: classes of the first task; `increment`: of each other.
+    """
+
+    data_set: str
+    base: int
+    increment: int
+
+
+VARIANTS = {
+    "cifar100-10": Steps("cifar100", 10, 10),
+    "cifar100-20": Steps("cifar100", 5, 5),
+    "cifar100-50": Steps("cifar100", 2, 2),
+    "tinyimagenet-5": Steps("tinyimagenet", 100, 20),  # 100 classes, then 5 steps
+    "tinyimagenet-10": Steps("tinyimagenet", 100, 10),
+    "tinyimagenet-20": Steps("tinyimagenet", 100, 5),
+    "imagenet100-10": Steps("imagenet100", 10, 10),
+    "imagenet100-b50-10": Steps("imagenet100", 50, 5),  # 50 classes, then 10 steps
+    "imagenet1000-10": Steps("imagenet1000", 100, 100),
+}
+
+
+def class_incremental_stream(
+    name: str, material: Material | None = None, reference: Callable[[], Reference] | None = None
+) -> TaskStream:
+    """Load a class-incremental stream; its tasks are called "step01", "step02", ...
+
+    Args:
+        name: a key of `VARIANTS`.
+        material: where the files are and how they are read; None: defaults.
+        reference: reference material of the stream, see `reference.py`.
+
+    Raises:
+        UserError: the set is missing or damaged, or its sizes differ from the published ones.
+    """
+    steps, material, known = VARIANTS[name], material or Material(), facts("class_incremental")
+    train, test, names = _read(steps.data_set, material)
+    if material.verify:
+        _check(steps.data_set, train, test, names, material.root)
+    order = known["orders"][steps.data_set]
+    ends = [0, *range(steps.base, len(order) + 1, steps.increment)]
+    tasks = tuple(
+        _task(f"step{k:02}", order[start:end], names, train, test, known["prompts"][steps.data_set])
+        for k, (start, end) in enumerate(pairwise(ends), start=1)
+    )
+    verified = "" if material.verify else "-unverified"
+    ready, skipped = material.prepare(tasks)
+    return TaskStream(
+        id=name,
+        tasks=ready,
+        split_id=f"{steps.data_set}{verified}-{fingerprint(tasks)}",
+        reference=reference,
+        skipped=skipped,
+        label_space="seen",
+    )
+
+
+def class_names(data_set: str) -> tuple[str, ...]:
+    """The published names of the classes of Tiny-ImageNet and the ImageNets, by label."""
+    known = facts("class_incremental")
+    if data_set == "tinyimagenet":
+        return tuple(known["tinyimagenet_names"])
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    names = list(IMAGENET_CLASSNAMES)
+    for label, name in known["imagenet_names_differ"].items():
+        names[int(label)] = name
+    return tuple(names[:100] if data_set == "imagenet100" else names)
+
+
+def _read(data_set: str, material: Material) -> tuple[Listing, Listing, tuple[str, ...]]:
+    root, verify = material.root, material.verify
+    if data_set == "cifar100":
+        train = read_official("CIFAR100", root, "train", verify=verify)
+        return train, read_official("CIFAR100", root, "test", verify=verify), train.classes
+    if data_set == "tinyimagenet":
+        train, test = (read_tiny_imagenet(root, part) for part in ("train", "val"))
+    else:
+        wnids = facts("class_incremental")["imagenet100_wnids"]
+        chosen = tuple(wnids) if data_set == "imagenet100" else None
+        train, test = (read_imagenet(root, part, chosen) for part in ("train", "val"))
+    return train, test, class_names(data_set)
+
+
+def _task(
+    name: str,
+    classes: list[int],
+    names: tuple[str, ...],
+    train: Listing,
+    test: Listing,
+    prompt: str,
+) -> Task:
+    position = torch.full((len(names),), -1)
+    position[classes] = torch.arange(len(classes))
+
+    def block(listing: Listing) -> PictureData:
+        labels = position[listing.labels]
+        rows = (labels >= 0).nonzero()[:, 0]
+        return PictureData(listing.pictures, labels[rows], rows)
+
+    own = tuple(names[label] for label in classes)
+    learned = block(train)
+    return Task(name, own, (prompt,), learned, learned.subset([]), block(test))
+
+
+def _check(
+    data_set: str, train: Listing, test: Listing, names: tuple[str, ...], root: Path
+) -> None:
+    sizes = facts("class_incremental")["sizes"][data_set]
+    for part, listing in (("train", train), ("test", test)):
+        # How many training images ImageNet-100 has is nowhere published with the protocol.
+        if sizes[part] is not None and len(listing.labels) != sizes[part]:
+            raise UserError(
+                f"{data_set} must have {sizes[part]} {part} images; the files in {root} have "
+                f"{len(listing.labels)}; fetch the set again"
+            )
+        if len(listing.classes) != len(names):
+            raise UserError(
+                f"{data_set} must have {len(names)} classes; found {len(listing.classes)}"
+            )

@@ -1,0 +1,186 @@
+"""The eleven data sets as they are published: file lists, labels and class names by official part.
+
+torchvision's classes read the annotations; images are not decoded here. What torchvision keeps
+private (file lists and labels) is read from its attributes, because its public interface decodes
+every image to tell a label. Where a reader of its own stands here instead, the comment says why.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torchvision import datasets as tv
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.streams.full_size.sources import SOURCES, advice, require
+from vlcl_toolkit.streams.pictures import ArrayPictures, FilePictures, PictureData, Pictures
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A part of a data set.
+
+    Attributes:
+        pictures, labels: in the data set's order. `classes`: as the data set writes them.
+    """
+
+    pictures: Pictures
+    labels: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+
+    @property
+    def data(self) -> PictureData:
+        """As labelled images."""
+        return PictureData(self.pictures, self.labels)
+
+
+def read_official(name: str, root: Path, part: str, *, verify: bool = True) -> Listing:
+    """Read one part of a data set.
+
+    Args:
+        name: as in `mtil.json`. `root`: the data folder.
+        part: "train", "test", and "val" where there is one; "trainval" of OxfordPet; "all" of the
+            sets that come undivided.
+        verify: compare the unpacked files whose MD5 is published. Archives are never needed.
+
+    Raises:
+        UserError: a file is missing, damaged or inconsistent.
+    """
+    require(name, root)
+    with _damage_named(name, root):
+        listing = _READERS[name](root, part, verify)
+    if not len(listing.labels):
+        raise UserError(f"{name} has no image in its part {part!r}; {advice(name, root)}")
+    return listing
+
+
+@contextmanager
+def _damage_named(name: str, root: Path) -> Iterator[None]:
+    # What the readers of text, JSON, .mat, pickles and IDX files raise when those are damaged.
+    damage = (RuntimeError, OSError, ValueError, KeyError, IndexError, TypeError, EOFError)
+    try:
+        yield
+    except (*damage, AssertionError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"the files of {name} in {root / SOURCES[name].folder} are damaged or inconsistent "
+            f"({type(error).__name__}: {error}); remove them; {advice(name, root)}"
+        ) from error
+
+
+def _files(
+    root: Path, folder: str, paths: list[Path] | list[str], labels: list[int], classes: list[str]
+) -> Listing:
+    base = root / folder
+    relative = [os.path.relpath(path, base) for path in paths]
+    return Listing(FilePictures(base, relative), torch.tensor(labels), tuple(classes))
+
+
+def _aircraft(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.FGVCAircraft(root, part, annotation_level="variant")
+    folder = "fgvc-aircraft-2013b/data/images"
+    return _files(root, folder, found._image_files, found._labels, found.classes)
+
+
+def _caltech(root: Path, part: str, verify: bool) -> Listing:
+    # Not torchvision's: it makes an empty folder where the set is missing, counts any stray file as
+    # an image, and takes the numbers 1..n for granted. On the official files both agree.
+    base = root / "caltech101/101_ObjectCategories"
+    found = sorted(entry.name for entry in base.iterdir() if entry.is_dir())
+    classes = [name for name in found if name != "BACKGROUND_Google"]
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(path.name for path in (base / name).glob("*.jpg"))
+        paths += [f"{name}/{file}" for file in files]
+        labels += [label] * len(files)
+    # The official code opens these without conversion; grey ones stay grey until resized.
+    pictures = FilePictures(base, paths, rgb=False)
+    return Listing(pictures, torch.tensor(labels, dtype=torch.int64), tuple(classes))
+
+
+class _UncheckedCIFAR100(tv.CIFAR100):
+    train_list: ClassVar = [[name, None] for name, _ in tv.CIFAR100.train_list]
+    test_list: ClassVar = [[name, None] for name, _ in tv.CIFAR100.test_list]
+    meta: ClassVar = {**tv.CIFAR100.meta, "md5": None}
+
+
+def _cifar100(root: Path, part: str, verify: bool) -> Listing:
+    # The files are pickles, which may run any code: without their MD5 (`verify`) trust is the user's.
+    reader = tv.CIFAR100 if verify else _UncheckedCIFAR100
+    found = reader(root, train=part == "train")
+    pictures = ArrayPictures(found.data, f"{root / reader.base_folder / part}")
+    return Listing(pictures, torch.tensor(found.targets), tuple(found.classes))
+
+
+def _dtd(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.DTD(root, part, partition=1)
+    return _files(root, "dtd/dtd/images", found._image_files, found._labels, found.classes)
+
+
+def _eurosat(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.EuroSAT(root)
+    paths, labels = [path for path, _ in found.samples], [label for _, label in found.samples]
+    return _files(root, "eurosat/2750", paths, labels, found.classes)
+
+
+class _UncheckedFlowers102(tv.Flowers102):
+    _file_dict: ClassVar = {k: (name, None) for k, (name, _) in tv.Flowers102._file_dict.items()}
+
+
+def _flowers(root: Path, part: str, verify: bool) -> Listing:
+    reader = tv.Flowers102 if verify else _UncheckedFlowers102
+    found = reader(root, part)
+    return _files(root, "flowers-102/jpg", found._image_files, found._labels, found.classes)
+
+
+def _food(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.Food101(root, part)
+    return _files(root, "food-101/images", found._image_files, found._labels, found.classes)
+
+
+def _mnist(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.MNIST(root, train=part == "train")
+    pictures = ArrayPictures(found.data.numpy(), f"{root / 'MNIST/raw'}, {part}")  # mode L
+    return Listing(pictures, found.targets.long(), tuple(found.classes))
+
+
+def _pets(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.OxfordIIITPet(root, part)
+    return _files(root, "oxford-iiit-pet/images", found._images, found._labels, found.classes)
+
+
+def _cars(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.StanfordCars(root, part)
+    paths = [path for path, _ in found._samples]
+    labels = [int(label) for _, label in found._samples]
+    return _files(root, "stanford_cars", paths, labels, found.classes)
+
+
+def _sun(root: Path, part: str, verify: bool) -> Listing:
+    found = tv.SUN397(root)
+    # torchvision lists files as the file system gives them. Sorted, the split is the same on every
+    # machine (and different from the authors', whose order nobody knows).
+    pairs = sorted(zip(map(str, found._image_files), found._labels, strict=True))
+    paths, labels = [path for path, _ in pairs], [label for _, label in pairs]
+    return _files(root, "SUN397", paths, labels, found.classes)
+
+
+_READERS: dict[str, Callable[[Path, str, bool], Listing]] = {
+    "Aircraft": _aircraft,
+    "Caltech101": _caltech,
+    "CIFAR100": _cifar100,
+    "DTD": _dtd,
+    "EuroSAT": _eurosat,
+    "Flowers": _flowers,
+    "Food": _food,
+    "MNIST": _mnist,
+    "OxfordPet": _pets,
+    "StanfordCars": _cars,
+    "SUN397": _sun,
+}

@@ -1,0 +1,1 @@
+"""The continual loop, and what a run leaves on disk."""

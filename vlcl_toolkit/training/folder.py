@@ -1,0 +1,213 @@
+"""A run's folder: which run it belongs to, its history, its results."""
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.files import remove_temporary_files, write_atomic
+from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
+from vlcl_toolkit.training.results import read_json
+
+# What may differ between two calls that are the same run.
+_NOT_IDENTITY = ("versions", "backbone.pretrained")
+_LIBRARIES = ("vlcl_toolkit", "torch", "torchvision", "open_clip_torch", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that can change a number."""
+
+    def find(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            return "not installed"
+
+    return {name: find(name) for name in _LIBRARIES}
+
+
+def default_folder(config: dict[str, Any]) -> Path:
+    """`runs/<stream>/<method>/<hash of the order>-<hash of the rest>`."""
+    identity = _identity(config)
+    order = identity.pop("order")
+    name = f"{_short_hash(order)}-{_short_hash(identity)}"
+    return Path("runs", config["stream"], config["method"], name)
+
+
+class RunFolder:
+    """Context: the locked folder of one run, new or to be continued.
+
+    Attributes:
+        path: the folder.
+        finished: a complete run of this configuration lies in it.
+        store: its checkpoints. `history`: its history.jsonl.
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any], *, resume: bool = True):
+        self.path, self.resume = Path(path), resume
+        self.config = json.loads(json.dumps(config))  # as it will be read back
+        self._lock = RunLock(self.path)
+
+    def __enter__(self) -> "RunFolder":
+        """Lock the folder and check that it belongs to this run.
+
+        Raises:
+            UserError: it is in use, cannot be written, or holds another run.
+        """
+        self._lock.__enter__()
+        try:
+            self._open()
+        except BaseException:
+            self._lock.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self.finished:
+            self.history.close()
+        self._lock.__exit__()
+
+    def _open(self) -> None:
+        remove_temporary_files(self.path)
+        self._claim()
+        result = self.path / "result.json"
+        self.finished = result.is_file() and read_json(result).get("complete") is True
+        if not self.finished:
+            remove_temporary_files(self.path / "checkpoints")
+            self.store = CheckpointStore(self.path / "checkpoints")
+            self.history = History(self.path / "history.jsonl")
+
+    def follow(self) -> None:
+        """Only read what another process of the same run has opened."""
+        result = self.path / "result.json"
+        self.finished = result.is_file() and read_json(result).get("complete") is True
+        self.store = CheckpointStore(self.path / "checkpoints")
+
+    def restart(self) -> None:
+        """Forget the run that lies here, so that it is made anew; the mark of its end goes first."""
+        if not self.finished:
+            self.history.close()
+        for name in ("result.json", "accuracy.csv", "checkpoints", "history.jsonl", "probes"):
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        write_atomic(self.path / "config.json", json.dumps(self.config, indent=1).encode())
+        self._open()
+
+    def rows(self) -> int:
+        """How many rows of the accuracy table result.json has."""
+        path = self.path / "result.json"
+        if not path.is_file():
+            return 0
+        record = read_json(path)
+        table = [record["zero_shot"], *record["accuracy"]]
+        return sum(any(value is not None for value in row) for row in table)
+
+    def _claim(self) -> None:
+        path = self.path / "config.json"
+        if path.is_file():
+            if not self.resume:
+                raise UserError(f"{self.path} holds a run already; choose another output folder")
+            self._compare(read_json(path))
+            return
+        for name in ("result.json", "history.jsonl", "accuracy.csv", "checkpoints"):
+            if (self.path / name).exists():
+                advice = "choose another output folder"
+                raise UserError(f"{self.path} has a {name} but no config.json; {advice}")
+        write_atomic(path, json.dumps(self.config, indent=1).encode())
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        there, here = _identity(found), _identity(self.config)
+        differing = sorted(
+            key for key in here.keys() | there.keys() if here.get(key) != there.get(key)
+        )
+        if differing:
+            key = differing[0]
+            more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
+            raise UserError(
+                f"{self.path} belongs to a run with another {key}{more}: "
+                f"{there.get(key)!r} there, {here.get(key)!r} here; choose another output folder"
+            )
+
+    def write_results(self, record: dict[str, Any], table: str) -> None:
+        """Write accuracy.csv, then result.json, whose `complete` marks the end of a run."""
+        write_atomic(self.path / "accuracy.csv", table.encode())
+        write_atomic(self.path / "result.json", json.dumps(record, indent=1).encode())
+
+
+class History:
+    """history.jsonl: appended to while a run goes on, cut back to a checkpoint when it resumes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def rewind(self, mark: dict[str, int]) -> None:
+        """Keep only what was there at `mark`, an empty file for {"bytes": 0, "crc32": 0}.
+
+        Raises:
+            UserError: those bytes are no longer in the file, or it cannot be written.
+        """
+        try:
+            content = self.path.read_bytes() if self.path.is_file() else b""
+            kept = content[: mark["bytes"]]
+            if len(kept) != mark["bytes"] or zlib.crc32(kept) != mark["crc32"]:
+                advice = "restore it, or choose another output folder to start anew"
+                raise UserError(f"{self.path} is damaged or shorter than its checkpoint; {advice}")
+            self._file = open(self.path, "ab")  # noqa: SIM115 (closed by the run's folder)
+            self._file.truncate(mark["bytes"])
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self._bytes, self._crc = mark["bytes"], mark["crc32"]
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line."""
+        line = json.dumps(record).encode() + b"\n"
+        assert self._file is not None, "rewind opens the history"
+        try:
+            self._file.write(line)
+            self._file.flush()  # a second terminal can follow the run
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self._bytes += len(line)
+        self._crc = zlib.crc32(line, self._crc)
+
+    def mark(self) -> dict[str, int]:
+        """Make every line durable; says where the file ends now."""
+        assert self._file is not None, "rewind opens the history"
+        os.fsync(self._file.fileno())
+        return {"bytes": self._bytes, "crc32": self._crc}
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _cannot_write(self, error: OSError) -> UserError:
+        cause = error.strerror or str(error)
+        return UserError(f"cannot write {self.path}: {cause}; choose another place or make room")
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    flat = _flatten(config)
+    return {key: value for key, value in flat.items() if not key.startswith(_NOT_IDENTITY)}
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat |= _flatten(entry, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,245 @@
+"""The continual loop: learn the tasks of a stream in order, test every task after each of them.
+
+`run` prepares and names a run; `learn` is the loop; `train_step` is one step of it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.load import load_clip, load_stream
+from vlcl_toolkit.methods import Method, make_config, make_method, method_class
+from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.probes import ProbeConfig
+from vlcl_toolkit.probes.recorder import Recorder, recorded
+from vlcl_toolkit.seeds import derive_seed, generator, seed_everything
+from vlcl_toolkit.streams.base import Task, TaskStream
+from vlcl_toolkit.training.devices import Devices
+from vlcl_toolkit.training.events import DelayedInterrupt, DoneEvent, Event, ProgressBar, StopRun
+from vlcl_toolkit.training.execution import Execution
+from vlcl_toolkit.training.folder import RunFolder, default_folder, library_versions
+from vlcl_toolkit.training.loader import step_batches
+from vlcl_toolkit.training.results import RunResult
+from vlcl_toolkit.training.session import Session
+
+
+def run(
+    method: str | type[Method],
+    stream: str | TaskStream = "mini",
+    clip: str | Clip = "mini",
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    config: Any = None,
+    checkpoint_every: int = 50,
+    progress: bool = True,
+    callback: Callable[[Event], None] | None = None,
+    evaluate_all: bool = True,
+    resume: bool = True,
+    probes: bool | ProbeConfig = False,
+    execution: Execution | None = None,
+) -> RunResult:
+    """Learn the tasks of `stream` one after another and test all of them after each.
+
+    A run that was interrupted, at whatever moment, goes on where its last checkpoint was and ends
+    in the identical result; one that is complete is read from disk. The backbone is left as it was.
+
+    Args:
+        method: a registered name or a `Method` class.
+        stream, clip: objects, or names for `load_stream` and `load_clip`.
+        seed: of data order, augmentation and whatever the method draws.
+        out: the run's folder; None: `runs/<stream>/<method>/<order and config hash>`.
+        config: an instance of the method's `Config`; or a mapping that overrides settings of the
+            stream's recipe; None: the recipe (the paper's defaults where there is none).
+        checkpoint_every: steps between checkpoints; there is one more after each task.
+        progress: show a progress bar.
+        callback: called with every `StepEvent`, `RowEvent` and `DoneEvent`; a resumed run announces
+            the rows that it has already. May raise `StopRun`.
+        evaluate_all: False tests only the task just learned (for a search over settings by
+            validation accuracy), so that there are no scores.
+        resume: False refuses a folder that holds a run already.
+        probes: record what happens inside the network after every task (`RunResult.probes`); the
+            numbers are those of a run without. A run that lies there without them is made anew.
+        execution: devices, portions of a batch, loading processes, ...; the run is the same with any.
+
+    Under torchrun every process calls this with the same arguments; the first one writes, shows
+    progress and calls `callback`, and all of them return the result.
+
+    Raises:
+        UserError: an unknown name, a setting out of range, a folder of another run, a full disk, not
+            enough memory or devices.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was saved (press twice not to wait for it).
+    """
+    stream = load_stream(stream) if isinstance(stream, str) else stream
+    cls = method_class(method)
+    if config is None or isinstance(config, Mapping):
+        config = make_config(cls, {**recipe_config(cls.name, stream.id), **(config or {})})
+    clip = load_clip(clip) if isinstance(clip, str) else clip
+    learner = make_method(cls, clip, config)
+    description = describe(learner, stream, seed, evaluate_all)
+    path = Path(out) if out is not None else default_folder(description)
+    devices = Devices(clip, execution, trains_all=learner.trains_all)
+    probed = ProbeConfig() if probes is True else probes or None
+    with _opened(RunFolder(path, description, resume=resume), devices, probed) as folder:
+        if not folder.finished:
+            with DelayedInterrupt() as interrupt, devices.computing():
+                session = Session(
+                    learner,
+                    stream,
+                    folder,
+                    devices,
+                    checkpoint_every=checkpoint_every,
+                    evaluate_all=evaluate_all,
+                    interrupt=interrupt,
+                )
+                with contextlib.suppress(StopRun), _listening(session, progress, callback):
+                    learn(session, seed, probed)
+        devices.wait()
+        result = RunResult.load(path)
+    if callback is not None and devices.main and result.complete:
+        callback(DoneEvent(result))
+    return result
+
+
+def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> None:
+    """The loop over tasks."""
+    method, stream, done = session.method, session.stream, session.progress
+    probes = probes if session.devices.main else None
+    recorder = Recorder(method, stream, session.folder.path, probes) if probes else None
+    if not done.rows:  # the frozen backbone, before a method changes it
+        session.test(make_method("zero_shot", method.clip), None)
+    with method, session.devices.compiled():
+        method.enter_stream(stream)
+        session.restore_method()
+        for index in range(len(done.rows)):
+            session.announce_row(index)
+        for task_index in range(done.task_index, len(stream)):
+            task, task_seed = stream[task_index], derive_seed(seed, task_index)
+            method.enter_task(task_index, task)
+            if done.step == 0:
+                seed_everything(task_seed)
+                method.begin_task(task_index, task, generator("begin_task", task_seed))
+            train(session, task, task_seed)
+            method.end_task(task_index, task)
+            session.test(method, task)
+            if recorder:
+                session.probe(recorder)
+            session.task_done()
+        if recorder:
+            recorder.finish()
+        session.write_results(complete=True)
+
+
+def train(session: Session, task: Task, seed: int) -> None:
+    """The loop over the steps of one task, from the first or from where a checkpoint was."""
+    method, devices = session.method, session.devices
+    steps = method.steps(task)
+    if steps == 0:
+        return
+    optimizer = session.start_optimizer(task)
+    batches = step_batches(method, devices, task, seed, start=session.progress.step)
+    with contextlib.closing(batches):
+        for step, images, labels in batches:
+            terms = train_step(method, optimizer, images, labels, step, devices)
+            session.step_done(step, steps, terms)
+
+
+def train_step(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    images: Float[Tensor, "part 3 h w"],
+    labels: Int64[Tensor, " b"],
+    step: int,
+    devices: Devices,
+) -> dict[str, Any]:
+    """One optimisation step; returns its learning rate and, still on the device, the terms of its loss."""
+    rate = method.learning_rate(step, method.task)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    losses = devices.backward(method, images, labels, step)
+    devices.precision.unscale_gradients(optimizer)
+    method.after_backward(step)
+    devices.step(optimizer)
+    method.after_step(step)
+    return {"learning_rate": rate, **losses}
+
+
+def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) -> dict[str, Any]:
+    """The content of config.json: all that decides a run's result, and the library versions."""
+    clip, tasks = method.clip, (*stream.tasks, *stream.held_out)
+    return {
+        "method": method.name,
+        "method_config": asdict(method.config),
+        "stream": stream.id,
+        "split_id": stream.split_id,
+        "order": list(stream.names),
+        "held_out": [task.name for task in stream.held_out],
+        "templates": {task.name: list(task.templates) for task in tasks},
+        "class_names": {task.name: list(task.class_names) for task in tasks},
+        "images": {t.name: [len(t.train), len(t.validation), len(t.test)] for t in tasks},
+        "label_space": stream.label_space,
+        "decision": method.decision,
+        "seed": seed,
+        "evaluate_all": evaluate_all,
+        "backbone": {
+            "name": clip.name,
+            "pretrained": clip.pretrained,
+            "weights_sha256": clip.weights_sha256,
+        },
+        "device": clip.device.type,
+        "precision": clip.precision,
+        "versions": library_versions(),
+    } | ({"skipped_images": dict(stream.skipped)} if stream.skipped else {})
+
+
+@contextlib.contextmanager
+def _opened(folder: RunFolder, devices: Devices, probed: ProbeConfig | None) -> Iterator[RunFolder]:
+    # The first process opens the folder and writes; the others wait for it and read.
+    if not devices.main:
+        problem = devices.tell(None)
+        if problem is not None:
+            raise UserError(problem)
+        folder.follow()
+        yield folder
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder)
+            if probed and not recorded(folder.path, folder.rows(), probed):
+                folder.restart()
+        except UserError as error:
+            devices.tell(str(error))
+            raise
+        devices.tell(None)
+        yield folder
+
+
+@contextlib.contextmanager
+def _listening(
+    session: Session, progress: bool, callback: Callable[[Event], None] | None
+) -> Iterator[None]:
+    if not session.devices.main:
+        yield
+        return
+    if callback is not None:
+        session.listeners.append(callback)
+    if not progress:
+        yield
+        return
+    steps, done = [session.method.steps(task) for task in session.stream], session.progress
+    position = sum(steps[: done.task_index]) + done.step
+    bar = ProgressBar(list(session.stream.names), sum(steps), position)
+    session.listeners.insert(0, bar)
+    try:
+        yield
+    finally:
+        bar.close()

@@ -1,0 +1,192 @@
+"""What a run leaves on disk, and how it is read back. All analysis starts from a `RunResult`."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.probes.reader import Probes
+from vlcl_toolkit.training.metrics import metrics
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A finished or interrupted run. All accuracies are percent; what is not known yet is nan.
+
+    Attributes:
+        folder: where it lies.
+        config: content of config.json.
+        method, stream: names. `order`: task names as learned. `seed`: of the run.
+        accuracy: `[T+1, T]`, row "zero-shot" is the frozen backbone, then "after <task>".
+        held_out: `[T+1, H]`, the same rows for the tasks that are never learned.
+        validation: `[T]`, accuracy on a task's validation images right after learning it.
+        metrics: "transfer", "average", "last", "forgetting".
+        history: one line per step: task, step, learning_rate, loss and its terms.
+        trainable_parameters: largest number trained in one task. `total_parameters`: all.
+        seconds: "train", "evaluate". `peak_memory_mib`: of the process (CPU) or the GPU while it ran.
+        complete: False for an interrupted run; the same `run` call goes on with it.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    method: str
+    stream: str
+    order: list[str]
+    seed: int
+    accuracy: pd.DataFrame
+    held_out: pd.DataFrame
+    validation: pd.Series
+    metrics: dict[str, float]
+    history: pd.DataFrame
+    trainable_parameters: int
+    total_parameters: int
+    seconds: dict[str, float]
+    peak_memory_mib: float
+    complete: bool
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.1f}" for name, value in self.metrics.items())
+        state = "" if self.complete else ", incomplete"
+        return f"RunResult({self.method} on {self.stream}: {scores}{state}; {self.folder})"
+
+    @cached_property
+    def probes(self) -> Probes:
+        """What the run recorded about the network after every task, read when first needed.
+
+        Raises:
+            UserError: the run was made without probes.
+        """
+        return Probes.load(self.folder, self.config)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "RunResult":
+        """Read a run's folder.
+
+        Raises:
+            UserError: no such folder, a missing or damaged file.
+        """
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        record = read_json(folder / "result.json")
+        try:
+            return cls._from_record(folder, config, record)
+        except (KeyError, TypeError, ValueError) as error:
+            path = folder / "result.json"
+            raise UserError(f"{path} is not a run's result ({error!r}); run it again") from error
+
+    @classmethod
+    def _from_record(
+        cls, folder: Path, config: dict[str, Any], record: dict[str, Any]
+    ) -> "RunResult":
+        order = record["order"]
+        rows = row_names(order)
+        cells = [record["zero_shot"], *record["accuracy"]]
+        return cls(
+            folder=folder,
+            config=config,
+            method=record["method"],
+            stream=record["stream"],
+            order=order,
+            seed=record["seed"],
+            accuracy=pd.DataFrame(cells, index=rows, columns=order, dtype=float),
+            held_out=pd.DataFrame(record["held_out"], index=rows, dtype=float),
+            validation=pd.Series(record["validation"], index=order, dtype=float),
+            metrics={name: _number(value) for name, value in record["metrics"].items()},
+            history=read_history(folder / "history.jsonl"),
+            trainable_parameters=record["trainable_parameters"],
+            total_parameters=record["total_parameters"],
+            seconds=record["seconds"],
+            peak_memory_mib=record["peak_memory_mib"],
+            complete=record["complete"],
+        )
+
+
+def row_names(order: list[str]) -> list[str]:
+    """Names of the T+1 rows of an accuracy table."""
+    return ["zero-shot", *(f"after {name}" for name in order)]
+
+
+def accuracy_record(
+    order: list[str],
+    held_out: list[str],
+    rows: list[dict[str, float]],
+    validation: list[float],
+) -> dict[str, Any]:
+    """The accuracy part of result.json; null stands for what is not known.
+
+    Args:
+        rows: accuracies by task name, zero-shot first; rows or names may still be missing.
+        validation: per task, right after learning it.
+    """
+    missing = len(order) + 1 - len(rows)
+    full = [*rows, *({} for _ in range(missing))]
+    table = [[row.get(name, math.nan) for name in order] for row in full]
+    scores = metrics(pd.DataFrame(table[1:], dtype=float).to_numpy())
+    record = {
+        "zero_shot": table[0],
+        "accuracy": table[1:],
+        "metrics": scores,
+        "held_out": {name: [row.get(name, math.nan) for row in full] for name in held_out},
+        "validation": validation,
+    }
+    return _null_for_nan(record)
+
+
+def accuracy_csv(order: list[str], rows: list[dict[str, float]]) -> str:
+    """The accuracy table for people: a row per step, percent with four decimals."""
+    names = row_names(order)[: len(rows)]
+    table = pd.DataFrame(rows, index=pd.Index(names, name="step"), columns=order, dtype=float)
+    return table.to_csv(float_format="%.4f", lineterminator="\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is missing or is not a JSON object.
+    """
+    if not path.is_file():
+        raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or run again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a JSON object; restore it or run again")
+    return content
+
+
+def read_history(path: Path) -> pd.DataFrame:
+    """Read history.jsonl.
+
+    Raises:
+        UserError: the file is missing or a line is not JSON.
+    """
+    if not path.is_file():
+        raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        records = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or run again") from error
+    return pd.DataFrame(records or None, columns=None if records else list(HISTORY_COLUMNS))
+
+
+HISTORY_COLUMNS = ("task", "step", "learning_rate", "loss")
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _null_for_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_null_for_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
