@@ -66,7 +66,7 @@ def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
     quick = {"iterations": 2, "warmup": 1}
     monkeypatch.setattr("vlcl_toolkit.load.load_stream", lambda name: one_task)
     monkeypatch.setattr(
-        "vlcl_toolkit.training.loop.recipe_config",
+        "vlcl_toolkit.training.loop.preset_settings",
         lambda method, stream: quick if method == "finetune" else {},
     )
     assert (

@@ -14,7 +14,7 @@ from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Finetune, Method, make_config, make_method, method_names, register
 from vlcl_toolkit.methods import presets as recipes
-from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.methods.registry import _METHODS
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
 from vlcl_toolkit.streams import ImageData, Task
@@ -310,15 +310,15 @@ def test_recipes_fit_their_methods(path):
     included = settings.pop("include", None)
     assert settings
     for name, config in settings.items():
-        before = recipe_config(name, included) if included else {}
+        before = preset_settings(name, included) if included else {}
         changed = make_config(name, before | config)
         assert asdict(changed) != asdict(make_config(name, before)), "a recipe says what differs"
 
 
 def test_recipes_are_found_by_the_streams_name():
-    assert recipe_config("finetune", "mini-5shot") == recipe_config("finetune", "mini") != {}
-    assert recipe_config("finetune", "minimal") == {}
-    assert recipe_config("zero_shot", "mini") == {}
+    assert preset_settings("finetune", "mini-5shot") == preset_settings("finetune", "mini") != {}
+    assert preset_settings("finetune", "minimal") == {}
+    assert preset_settings("zero_shot", "mini") == {}
 
 
 def test_a_backbone_serves_one_method_at_a_time(clip, settings):

@@ -16,7 +16,7 @@ from tiny import tiny_clip
 from together import CASES, main, stream_of
 
 from vlcl_toolkit.methods import make_method
-from vlcl_toolkit.sharding import Division, part_of
+from vlcl_toolkit.sharding import BatchSharding, shard_bounds
 from vlcl_toolkit.training.devices import Devices
 from vlcl_toolkit.training.execution import Execution
 
@@ -192,25 +192,25 @@ def test_the_mean_over_parts_counts_every_row_once(total, processes, portions):
     """With the factor that the gradient of own rows gets; rows that all compute have none."""
     weights, parts = [0.0] * total, 0
     for process in range(processes):
-        division = Division(64, process, processes, portions)
+        division = BatchSharding(64, process, processes, portions)
         for index in range(division.portions):
             parts += 1
             with division.portion(index):
                 found = division.rows(total)
             mine = range(total)[found.own]
-            assert mine == range(total)[division.process_rows(total)][found.here]
+            assert mine == range(total)[division.local_rows(total)][found.here]
             for row in mine:
                 weights[row] += found.processes * found.portions
     assert weights == [parts] * total
 
 
 def test_parts_differ_by_one_at_most():
-    sizes = [stop - start for start, stop in (part_of(7, i, 3) for i in range(3))]
+    sizes = [stop - start for start, stop in (shard_bounds(7, i, 3) for i in range(3))]
     assert sorted(sizes) == [2, 2, 3]
 
 
 def test_images_that_belong_to_no_part_are_refused():
-    division = Division(8, 0, 2)
+    division = BatchSharding(8, 0, 2)
     with pytest.raises(ValueError, match="process 0 of 2 has 4 of 8 rows; found 8"):
         division.run(lambda rows: rows, torch.zeros(8, 2), 8)
 

@@ -143,7 +143,7 @@ def _call(
 ) -> TaskStream:
     import inspect
 
-    from vlcl_toolkit.streams.location import Material
+    from vlcl_toolkit.streams.location import DataLocation
 
     material = {_MATERIAL[k]: v for k, v in options.items() if k in _MATERIAL}
     others = {k: v for k, v in options.items() if k not in (*_MATERIAL, "captions")}
@@ -160,4 +160,4 @@ def _call(
             )
     if not root:
         material.setdefault("given_root", first)
-    return function(first, Material(**material), **others)
+    return function(first, DataLocation(**material), **others)

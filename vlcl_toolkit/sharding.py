@@ -1,6 +1,6 @@
 """One batch on several processes, or in portions one after another: each computes its own rows.
 
-The rule inside `dividing(...)`:
+The rule inside `sharded(...)`:
 
 1. `load_batch` gives a process its own images; labels, texts and random numbers are whole everywhere.
 2. A tower computes its own rows. What comes out of it is joined, so that every process goes on with
@@ -25,10 +25,10 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-_current: ContextVar["Division | None"] = ContextVar("division", default=None)
+_current: ContextVar["BatchSharding | None"] = ContextVar("division", default=None)
 
 
-def part_of(total: int, index: int, parts: int) -> tuple[int, int]:
+def shard_bounds(total: int, index: int, parts: int) -> tuple[int, int]:
     """First row and end of part `index` of `total` rows; sizes differ by one at most."""
     return total * index // parts, total * (index + 1) // parts
 
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
     portions: int
 
 
-class Division:
+class BatchSharding:
     """Who computes which rows of one batch.
 
     Args:
@@ -66,20 +66,20 @@ class Division:
         self._next = 0
         self._rows: Rows | None = None  # of the tower that runs now
 
-    def process_rows(self, total: int) -> slice:
+    def local_rows(self, total: int) -> slice:
         """Rows of this process; all of them if there are fewer than processes."""
         if total < self.processes:
             return slice(0, total)
-        return slice(*part_of(total, self.process, self.processes))
+        return slice(*shard_bounds(total, self.process, self.processes))
 
     def rows(self, total: int) -> Rows:
         """Rows that a tower computes now; portions take part in building a graph alone."""
-        mine = self.process_rows(total)
+        mine = self.local_rows(total)
         processes = self.processes if total >= self.processes else 1
         count = mine.stop - mine.start
         if self._portion is None or total // processes < self.portions:
             return Rows(total, mine, slice(0, count), processes, 1)
-        start, stop = part_of(count, self._portion, self.portions)
+        start, stop = shard_bounds(count, self._portion, self.portions)
         own = slice(mine.start + start, mine.start + stop)
         return Rows(total, own, slice(start, stop), processes, self.portions)
 
@@ -103,7 +103,7 @@ class Division:
 
     def run(self, tower: Callable[[Tensor], Tensor], inputs: Tensor, total: int) -> Tensor:
         """Output of `tower` for the whole batch; `inputs` are the rows of this process."""
-        mine = self.process_rows(total)
+        mine = self.local_rows(total)
         if len(inputs) != mine.stop - mine.start:
             raise ValueError(
                 f"process {self.process} of {self.processes} has {mine.stop - mine.start} of "
@@ -129,8 +129,8 @@ class Division:
             self._next += 1
             if rows.portions == 1 and rows.processes == 1:
                 return own
-            return _Join.apply(own, recorded, rows)
-        whole = own if rows.processes == 1 else _Join.apply(own, None, rows)
+            return _AllGather.apply(own, recorded, rows)
+        whole = own if rows.processes == 1 else _AllGather.apply(own, None, rows)
         if self._recording:
             self._recorded.append(whole)
         return whole
@@ -146,14 +146,14 @@ class Division:
         return counts
 
 
-class _Join(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     """Step 2, and step 3 on the way back."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, recorded: Tensor | None, rows: Rows) -> Tensor:
         ctx.rows = rows
         if recorded is None:
-            return all_rows(own, rows.total, rows.processes)
+            return all_gather_rows(own, rows.total, rows.processes)
         whole = recorded.clone()
         whole[rows.own] = own
         return whole
@@ -164,7 +164,7 @@ class _Join(torch.autograd.Function):
         return gradients[0][ctx.rows.own] * factor, None, None
 
 
-def all_rows(
+def all_gather_rows(
     own: Shaped[Tensor, "own *rest"], total: int, processes: int
 ) -> Shaped[Tensor, "total *rest"]:
     """The rows of all processes, one process after another; no gradient."""
@@ -174,13 +174,14 @@ def all_rows(
     parts = [torch.empty_like(padded) for _ in range(processes)]
     dist.all_gather(parts, padded)
     sizes = [
-        stop - start for start, stop in (part_of(total, i, processes) for i in range(processes))
+        stop - start
+        for start, stop in (shard_bounds(total, i, processes) for i in range(processes))
     ]
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 @contextlib.contextmanager
-def dividing(division: Division | None) -> Iterator[None]:
+def sharded(division: BatchSharding | None) -> Iterator[None]:
     """Context in which the rule at the head of this file holds; None: everything is whole."""
     token = _current.set(division)
     try:
@@ -189,19 +190,19 @@ def dividing(division: Division | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def divides() -> bool:
+def is_sharded() -> bool:
     """Whether batches are divided here."""
     return _current.get() is not None
 
 
-def own_images(total: int) -> slice:
+def local_images(total: int) -> slice:
     """Which of `total` images this process loads."""
     division = _current.get()
-    return slice(0, total) if division is None else division.process_rows(total)
+    return slice(0, total) if division is None else division.local_rows(total)
 
 
 @contextlib.contextmanager
-def batch_of(total: int) -> Iterator[None]:
+def other_batch(total: int) -> Iterator[None]:
     """Context: images belong to another batch than the labelled one, of `total` images."""
     division = _current.get()
     if division is None:
@@ -214,11 +215,11 @@ def batch_of(total: int) -> Iterator[None]:
         division.images = before
 
 
-def divided(tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+def run_sharded(tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """`tower(inputs)` of the whole batch, every process and portion computing its part.
 
     Args:
-        inputs: the rows of this process, loaded by `load_batch`; see `batch_of`.
+        inputs: the rows of this process, loaded by `load_batch`; see `other_batch`.
     """
     division = _current.get()
     if division is None:
@@ -226,27 +227,27 @@ def divided(tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     return division.run(tower, inputs, len(inputs) if division.processes == 1 else division.images)
 
 
-def divided_whole(tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+def run_sharded_global(tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """As `divided`, for inputs that every process has all of."""
     division = _current.get()
     if division is None:
         return tower(inputs)
-    return division.run(tower, inputs[division.process_rows(len(inputs))], len(inputs))
+    return division.run(tower, inputs[division.local_rows(len(inputs))], len(inputs))
 
 
-def whole_rows(own: Shaped[Tensor, "own *rest"]) -> Shaped[Tensor, "total *rest"]:
+def gather_rows(own: Shaped[Tensor, "own *rest"]) -> Shaped[Tensor, "total *rest"]:
     """Inside a tower: the whole of something that has a row per input, for a loss that sums over rows."""
     division = _current.get()
     return own if division is None else division.join(own)
 
 
-def whole_counts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+def sum_counts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """Inside a tower: counts over the rows of the whole batch."""
     division = _current.get()
     return counts if division is None else division.sum(counts)
 
 
-def drawn_rows(
+def local_random(
     draw: Callable[..., Tensor], like: Float[Tensor, "own *rest"]
 ) -> Float[Tensor, "own *rest"]:
     """Inside a tower: the own rows of random numbers that are drawn for the whole batch.
@@ -265,7 +266,7 @@ def drawn_rows(
 _team: ContextVar[tuple[int, int]] = ContextVar("team", default=(0, 1))
 
 
-class Processes(NamedTuple):
+class ProcessGroup(NamedTuple):
     """This process among those of a run.
 
     Attributes:
@@ -278,16 +279,16 @@ class Processes(NamedTuple):
     local_world: int = 1
 
 
-def processes() -> Processes:
+def process_group() -> ProcessGroup:
     """As torchrun tells it; without torchrun: one process."""
     if not dist.is_available() or not dist.is_torchelastic_launched():
-        return Processes()
+        return ProcessGroup()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return Processes(*(int(os.environ[name]) for name in names))
+    return ProcessGroup(*(int(os.environ[name]) for name in names))
 
 
 @contextlib.contextmanager
-def team(process: int, processes: int) -> Iterator[None]:
+def in_process_group(process: int, processes: int) -> Iterator[None]:
     """Context of a run: this process and how many there are, for `spread`."""
     token = _team.set((process, processes))
     try:
@@ -296,7 +297,7 @@ def team(process: int, processes: int) -> Iterator[None]:
         _team.reset(token)
 
 
-def spread(
+def gather_predictions(
     parts: Sequence[Tensor], answer: Callable[[Tensor], Tensor], device: torch.device
 ) -> Int64[Tensor, " n"]:
     """Labels of images, on the CPU; the processes of a run take turns with the batches.

@@ -16,7 +16,7 @@ from benchmarks.measure import finish, operations, seconds
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.methods import Method, make_config, make_method, method_class
-from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.seeds import generator, seed_everything
 from vlcl_toolkit.streams.base import Task, TaskStream
 from vlcl_toolkit.training.backends import forget_peak_memory, peak_memory_mib
@@ -47,7 +47,7 @@ def bench_method(name: str, clip: Clip, **settings: Any) -> Iterator[Method]:
         if "allow_singular" in known:  # noise has few different images
             settings |= {"allow_singular": True, "shrinkage": "auto"}
         usable = {key: value for key, value in settings.items() if key in known}
-        config = make_config(name, {**recipe_config(name, "mtil"), **usable})
+        config = make_config(name, {**preset_settings(name, "mtil"), **usable})
         with make_method(name, clip, asdict(config)) as method:
             yield method
 

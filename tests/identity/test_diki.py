@@ -21,7 +21,7 @@ NEAR = {"rtol": 1e-5, "atol": 1e-5}
 
 
 @pytest.fixture
-def learnt():
+def learned():
     """DIKI after three tiny tasks, prompts large enough to matter, and the tasks."""
     stream = tiny_stream()
     stream = TaskStream("tiny", (*stream.tasks, *stream.held_out), "random-1")
@@ -126,8 +126,8 @@ def test_values_of_zero_add_exactly_zero_and_keys_get_no_gradient():
 # Towers
 
 
-def test_text_up_to_the_last_end_of_text_is_the_whole_text(learnt):
-    method, stream = learnt
+def test_text_up_to_the_last_end_of_text_is_the_whole_text(learned):
+    method, stream = learned
     model, tokens = method.clip.model, method.towers.tokens(stream[0])
     weights = torch.rand(2)
     found = method.towers.text_features(stream[0], 1, weights)
@@ -139,8 +139,8 @@ def test_text_up_to_the_last_end_of_text_is_the_whole_text(learnt):
         torch.testing.assert_close(row, normalize(ends @ model.text_projection), **NEAR)
 
 
-def test_a_training_step_runs_no_frozen_image_pass(learnt):
-    method, stream = learnt
+def test_a_training_step_runs_no_frozen_image_pass(learned):
+    method, stream = learned
     method.enter_task(2, stream[2])
     images, labels = method.training_batch(stream[2], 0, seed=0)
     with Calls(method.clip.model.visual) as image_tower:
@@ -152,8 +152,8 @@ def test_a_training_step_runs_no_frozen_image_pass(learnt):
     torch.testing.assert_close(terms["loss"], plain, **NEAR)
 
 
-def test_validation_encodes_its_texts_once(learnt):
-    method, stream = learnt
+def test_validation_encodes_its_texts_once(learned):
+    method, stream = learned
     method = attached(clip=released(method), epochs=1, batch_size=2)
     task = stream[0]
     begin(method, 0, task)
@@ -217,8 +217,8 @@ def test_a_covariance_is_factorised_once(monkeypatch):
 
 
 @pytest.mark.parametrize("templates", ["first", "all"])
-def test_images_that_decide_alone_can_share_a_batch(learnt, templates):
-    trained, stream = learnt
+def test_images_that_decide_alone_can_share_a_batch(learned, templates):
+    trained, stream = learned
     state, clip = trained.state_dict(), released(trained)
     settings = {"calibration_divisor": 4.0, "templates": templates}
     together = attached(clip=clip, decision="sample", **settings)
@@ -279,8 +279,8 @@ def test_answers_are_renewed_only_where_they_can_change(decision):
     assert prompted_rows < 9 * 23, "something was reused"
 
 
-def test_answers_are_renewed_when_the_prompts_move(learnt):
-    method, stream = learnt
+def test_answers_are_renewed_when_the_prompts_move(learned):
+    method, stream = learned
     task = stream[2]
     method.enter_task(2, task)
     first = method.classify(task.test, task)
@@ -293,8 +293,8 @@ def test_answers_are_renewed_when_the_prompts_move(learnt):
     assert torch.equal(method.classify(task.test, task), torch.cat(plain))
 
 
-def test_answers_belong_to_their_images_and_class_names(learnt):
-    method, stream = learnt
+def test_answers_belong_to_their_images_and_class_names(learned):
+    method, stream = learned
     task = stream[0]
     method.classify(task.test, task)
     others = random_images(len(task.test), len(task.class_names), seed=99)

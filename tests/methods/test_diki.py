@@ -362,9 +362,9 @@ def test_lower_precision_runs(tmp_path, name, precision):
 
 def test_prediction_before_any_task_is_named(clip, stream):
     method = attached(clip=clip)
-    with pytest.raises(UserError, match="no task was learnt yet"):
+    with pytest.raises(UserError, match="no task was learned yet"):
         method.predict(test_images(stream[0], clip), stream[0])
-    with pytest.raises(UserError, match="no task was learnt yet"):
+    with pytest.raises(UserError, match="no task was learned yet"):
         method.classify(stream[0].test, stream[0])
 
 

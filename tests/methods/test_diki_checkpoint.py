@@ -94,7 +94,7 @@ def test_other_content_is_refused(clip, content, tmp_path, change, message):
 
 
 def test_more_tasks_than_it_knows_are_named(clip):
-    with pytest.raises(UserError, match=r"has learnt 2 tasks; found 3 names \(a, b, c\)"):
+    with pytest.raises(UserError, match=r"has learned 2 tasks; found 3 names \(a, b, c\)"):
         read_official_checkpoint(GOLDEN / RECORD["file"], clip, tasks=["a", "b", "c"])
 
 

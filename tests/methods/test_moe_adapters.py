@@ -408,7 +408,7 @@ def test_prediction_before_any_task(clip, stream):
         lambda: method.predict(images, stream[0]),
         lambda: method.classify(stream[0].test, stream[0]),
     ):
-        with pytest.raises(UserError, match="no task was learnt yet"):
+        with pytest.raises(UserError, match="no task was learned yet"):
             ask()
 
 
@@ -416,7 +416,7 @@ def test_prediction_before_any_task(clip, stream):
 def test_task_ids_out_of_range_are_named(clip, stream, route):
     method = attached(clip, stream)
     begin(method, 0, stream[0])
-    message = rf"routers are 0..0 \(1 learnt\), or -1 for the plain model; found {route}"
+    message = rf"routers are 0..0 \(1 learned\), or -1 for the plain model; found {route}"
     with pytest.raises(UserError, match=message):
         method.image_features(eval_images(stream[0], clip), route)
 

@@ -17,7 +17,7 @@ SHARED = {"selector": "none", "shared_router": True}
 
 
 @pytest.fixture(scope="module")
-def learnt():
+def learned():
     """A method after one task with all routers of an official run, and what the run saves."""
     clip, stream = tiny_clip(), moe_stream()
     method = attached(clip, stream)
@@ -54,8 +54,8 @@ def write(path, state):
     return path
 
 
-def test_an_official_checkpoint_is_read(tmp_path, learnt):
-    saved, state, images, features = learnt
+def test_an_official_checkpoint_is_read(tmp_path, learned):
+    saved, state, images, features = learned
     method = official_method(shared_router=True)
     names = [n for n, v in state.items() if n.endswith(".frozen") for _ in v.nonzero()]
     listing = [
@@ -77,8 +77,8 @@ def test_an_official_checkpoint_is_read(tmp_path, learnt):
             assert torch.equal(value, state[name]), name
 
 
-def test_the_number_of_tasks_can_be_given(tmp_path, learnt):
-    path = write(tmp_path / "a.pth", learnt[0])
+def test_the_number_of_tasks_can_be_given(tmp_path, learned):
+    path = write(tmp_path / "a.pth", learned[0])
     method = official_method()
     load_official(method, path, tasks=3)
     assert method.tasks == 3
@@ -100,20 +100,20 @@ def test_the_number_of_tasks_can_be_given(tmp_path, learnt):
         ({"transformer.resblocks.1.adaptmlp_list.0.up_proj.bias": None}, "does not fit; 1 entries"),
     ],
 )
-def test_other_content_is_refused(tmp_path, learnt, change, message):
-    saved = {k: v for k, v in (learnt[0] | change).items() if v is not None}
+def test_other_content_is_refused(tmp_path, learned, change, message):
+    saved = {k: v for k, v in (learned[0] | change).items() if v is not None}
     with pytest.raises(UserError, match=message):
         load_official(official_method(), write(tmp_path / "a.pth", saved))
 
 
-def test_other_numbers_of_experts_are_refused(tmp_path, learnt):
+def test_other_numbers_of_experts_are_refused(tmp_path, learned):
     method = official_method(experts=5)
     with pytest.raises(UserError, match="does not fit"):
-        load_official(method, write(tmp_path / "a.pth", learnt[0]))
+        load_official(method, write(tmp_path / "a.pth", learned[0]))
 
 
-def test_a_list_of_other_names_is_refused(tmp_path, learnt):
-    path = write(tmp_path / "a.pth", learnt[0])
+def test_a_list_of_other_names_is_refused(tmp_path, learned):
+    path = write(tmp_path / "a.pth", learned[0])
     for name in ("nonsense", "transformer.resblocks.0.adaptmlp_list.9.up_proj.bias"):
         (tmp_path / "frozen.txt").write_text(name)
         with pytest.raises(UserError, match="which is no expert here"):
@@ -147,14 +147,14 @@ def autoencoders(count, dim):
     return {f"{i}.{k}": v for i, a in enumerate(made) for k, v in a.state_dict().items()}
 
 
-def test_official_autoencoders_are_read(tmp_path, learnt, alexnet, monkeypatch):
+def test_official_autoencoders_are_read(tmp_path, learned, alexnet, monkeypatch):
     clip = large_enough(monkeypatch)
     settings = {"experts": 4, "bottleneck": 5, "selector_weights": alexnet, "threshold": 0.07}
     method = make_method("moe_adapters", clip, settings)
     method.attach()
     dim = method.selector.features.extract(torch.zeros(1, 3, 64, 64)).shape[1]
     assert dim == 256 * 3 * 3
-    experts = write(tmp_path / "a.pth", learnt[0])
+    experts = write(tmp_path / "a.pth", learned[0])
     load_official(method, experts, write(tmp_path / "ae.pth", autoencoders(12, dim)), tasks=3)
     assert method.selector.tasks == 3
     assert method.selector.thresholds == [0.07] * 4
@@ -168,10 +168,10 @@ def test_official_autoencoders_are_read(tmp_path, learnt, alexnet, monkeypatch):
         load_official(method, experts)
 
 
-def test_official_autoencoders_look_at_alexnet(tmp_path, learnt):
+def test_official_autoencoders_look_at_alexnet(tmp_path, learned):
     method = official_method(selector="autoencoder", selector_features="clip")
     with pytest.raises(UserError, match="set selector_features='alexnet'"):
-        load_official(method, write(tmp_path / "a.pth", learnt[0]), tmp_path / "ae.pth")
+        load_official(method, write(tmp_path / "a.pth", learned[0]), tmp_path / "ae.pth")
 
 
 def test_alexnet_ends_in_its_last_convolution(alexnet, monkeypatch):

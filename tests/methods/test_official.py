@@ -191,7 +191,7 @@ def test_numbers_of_tasks(tmp_path, diki_clip):
     refused("knows 1 tasks; found tasks=2", "moe_adapters", moe_file(tmp_path), tasks=2)
     refused("do not say how many tasks", "zscl", zscl_file(tmp_path), tasks=1)
     several = moe_file(tmp_path, routers=3)
-    refused("has learnt 3 tasks, and which router", "moe_adapters", several)
+    refused("has learned 3 tasks, and which router", "moe_adapters", several)
     assert import_official("moe_adapters", several, tiny_clip(), tasks=1).tasks == 1
 
 

@@ -13,7 +13,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_stream
 from vlcl_toolkit.streams import ImageData, PictureData, joined, load_batch
 from vlcl_toolkit.streams.image_cache import CachedPictures
-from vlcl_toolkit.streams.location import Material
+from vlcl_toolkit.streams.location import DataLocation
 from vlcl_toolkit.streams.pictures import ArrayPictures, FilePictures
 
 SIZES = [(40, 30), (24, 60), (33, 33), (50, 31)]
@@ -217,6 +217,6 @@ def test_parts_of_one_set_share_a_cache(tmp_path):
 
 def test_arrays_need_no_cache(tmp_path):
     data = PictureData(ArrayPictures(np.zeros((2, 5, 5), np.uint8), "grey"), torch.tensor([0, 1]))
-    assert Material(cache=tmp_path)._cached(data, "x", {}) is data
+    assert DataLocation(cache=tmp_path)._cached(data, "x", {}) is data
     assert data.picture(1).mode == "L"
     assert data[1][0].shape == (3, 5, 5)

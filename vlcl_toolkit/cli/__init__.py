@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing of the miniature needs a hub, and a machine without a network should not be asked to wait for one.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from vlcl_toolkit.cli.commands import COMMANDS
-    from vlcl_toolkit.sharding import processes
+    from vlcl_toolkit.sharding import process_group
 
-    return run_command(COMMANDS, arguments, first=processes().rank == 0)
+    return run_command(COMMANDS, arguments, first=process_group().rank == 0)
 
 
 def run_command(

@@ -243,7 +243,7 @@ def import_(
     Args:
         method: diki (task_<i>.pt), moe_adapters, zscl, lwf, icarl, wise_ft, ... (<data set>.pth).
         file: The official file.
-        tasks: Take only the first ones that it has learnt.
+        tasks: Take only the first ones that it has learned.
         selector: MoE-Adapters: file of the autoencoders.
         frozen: MoE-Adapters: text file with the names of frozen parameters; without it none is frozen.
         set: Settings that do not follow from the file, e.g. --set decision=batch.

@@ -19,7 +19,7 @@ class DataOptions:
     data: Path | None = None
     """Folder of the data sets; default: the environment variable VLCL_DATA."""
     split: Literal["zscl", "coop"] | None = None
-    """Division of MTIL; default: the one that the protocol was published with."""
+    """BatchSharding of MTIL; default: the one that the protocol was published with."""
     cache: Path | None = None
     """Folder for decoded images (3 bytes per pixel), filled on the first use."""
     skip_unreadable: bool = False

@@ -20,7 +20,7 @@ def print_import(imported: Imported, folder: Path) -> None:
         table.add_row(str(count), name, shape, dtype)
     console = Console()
     console.print(table)
-    tasks = "" if imported.tasks is None else f"; tasks learnt: {imported.tasks}"
+    tasks = "" if imported.tasks is None else f"; tasks learned: {imported.tasks}"
     console.print(f"backbone {imported.backbone} {imported.backbone_sha256[:12]}{tasks}")
     settings = ", ".join(f"{name}={value}" for name, value in imported.settings.items())
     console.print(f"settings: {settings or 'the defaults'}", soft_wrap=True)

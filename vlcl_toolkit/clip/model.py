@@ -19,7 +19,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from vlcl_toolkit.clip.transforms import ImageTransform
 from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError, unknown_name
-from vlcl_toolkit.sharding import batch_of, divided, divided_whole, divides, processes
+from vlcl_toolkit.sharding import (
+    is_sharded,
+    other_batch,
+    process_group,
+    run_sharded,
+    run_sharded_global,
+)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -139,7 +145,7 @@ class Clip:
                 features = self.model.visual(part.to(self.device))
             return normalize(features.float())
 
-        return divided(tower, images)
+        return run_sharded(tower, images)
 
     def encode_two(
         self,
@@ -152,9 +158,9 @@ class Clip:
         Args:
             total: of the whole batch that `others` are a part of.
         """
-        if divides():
+        if is_sharded():
             own = self.encode_image(images)
-            with batch_of(total):
+            with other_batch(total):
                 return own, self.encode_image(others)
         features = self.encode_image(torch.cat([images, others]))
         own, rest = features.split([len(images), len(others)])
@@ -169,7 +175,7 @@ class Clip:
                 features = encode_tokens(self.model, part, length=length)
             return normalize(features.float())
 
-        return divided_whole(tower, tokens)
+        return run_sharded_global(tower, tokens)
 
     def class_features(
         self, class_names: Sequence[str], templates: Sequence[str]
@@ -209,7 +215,7 @@ def find_device(device: str | torch.device) -> torch.device:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    started = processes()
+    started = process_group()
     if str(device) == "cuda" and started.world > 1:
         there = torch.cuda.device_count()
         if there < started.local_world:

@@ -12,7 +12,7 @@ from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.experiments.jobs import Job, jobs_at_once, run_jobs
 from vlcl_toolkit.methods import make_config, method_class, method_names
-from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.results import RunResult
 
@@ -27,7 +27,9 @@ def choose_methods(names: Sequence[str], stream_id: str) -> tuple[str, ...]:
     """
     if list(names) == ["all"]:
         names = [
-            name for name in method_names() if name == "zero_shot" or recipe_config(name, stream_id)
+            name
+            for name in method_names()
+            if name == "zero_shot" or preset_settings(name, stream_id)
         ]
         return tuple(sorted(names, key=lambda name: name != "zero_shot"))
     return tuple(method_class(name).name for name in names)
@@ -124,7 +126,7 @@ def search(
         raise UserError(f"no value to try for {setting!r}; give at least one")
     settings = [{**(config or {}), setting: value} for value in values]
     for each in settings:
-        make_config(method, {**recipe_config(method, stream.id), **each})
+        make_config(method, {**preset_settings(method, stream.id), **each})
     streams = [stream.reorder(order) for order in orders] or [stream]
     plan = [
         Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all, **options})

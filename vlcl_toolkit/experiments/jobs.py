@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.sharding import processes
+from vlcl_toolkit.sharding import process_group
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.training.results import RunResult
@@ -43,9 +43,9 @@ def jobs_at_once(clip: Clip, runs: int, jobs: int | None = None) -> int:
 
     Raises UserError for fewer than one job, or if torchrun started this: its processes share one run.
     """
-    if processes().world > 1:
+    if process_group().world > 1:
         raise UserError(
-            f"torchrun started {processes().world} processes, which share one run; found {runs} runs "
+            f"torchrun started {process_group().world} processes, which share one run; found {runs} runs "
             "side by side; use vlcl run or vlcl recipe, or start this without torchrun"
         )
     if jobs is None:

@@ -1,6 +1,6 @@
 """The papers' runs by name: "mtil-order-I/diki" is a stream, a method and all that the paper says about them.
 
-`protocols/*.yaml` is the single place where they stand; settings of methods come from `recipe_config`.
+`protocols/*.yaml` is the single place where they stand; settings of methods come from `preset_settings`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import yaml
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.load import load_stream
 from vlcl_toolkit.methods import make_config
-from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.streams.full_size.class_incremental import VARIANTS as CLASS_INCREMENTAL
 from vlcl_toolkit.streams.full_size.mtil import VARIANTS as MTIL
@@ -65,7 +65,7 @@ class Recipe:
         Raises:
             UserError: a change names no setting or does not fit.
         """
-        settings = {**recipe_config(self.method, self.stream), **(self.settings or {})}
+        settings = {**preset_settings(self.method, self.stream), **(self.settings or {})}
         return make_config(self.method, {**settings, **(changes or {})})
 
 

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods.introspection import Observable
+from vlcl_toolkit.methods.introspection import Introspection
 from vlcl_toolkit.seeds import derive_seed
-from vlcl_toolkit.sharding import spread
+from vlcl_toolkit.sharding import gather_predictions
 from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
 from vlcl_toolkit.streams.data import Draw
 
 
-class Method(Observable, ABC):
+class Method(Introspection, ABC):
     """Says what is trained, what the loss of a batch is, and how an image is classified.
 
     A method that trains nothing needs only `predict`. One that trains also defines `trainable`,
@@ -194,7 +194,7 @@ class Method(Observable, ABC):
             return self.predict(images.to(self.clip.device), task).argmax(dim=1)
 
         parts = torch.arange(len(data)).split(self.eval_batch_size)
-        return spread(parts if len(data) else (), answer, self.clip.device)
+        return gather_predictions(parts if len(data) else (), answer, self.clip.device)
 
     def class_features(self, task: Task) -> Float[Tensor, "classes dim"]:
         """Prompt-ensemble features of the task's classes, computed once until weights change."""

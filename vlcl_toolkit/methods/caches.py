@@ -95,7 +95,7 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass
 class _Known:
-    """Answers on one split of a task, one per image.
+    """PredictionCache on one split of a task, one per image.
 
     Attributes:
         labels: predicted, int64.
@@ -110,7 +110,7 @@ class _Known:
     texts: int
 
 
-class LogDensities:
+class LogDensityCache:
     """Log densities of image sets under a growing number of tasks.
 
     Args:
@@ -142,7 +142,7 @@ class LogDensities:
         return self._features[data]
 
 
-class Answers:
+class PredictionCache:
     """Predicted labels of the sets of tasks."""
 
     def __init__(self) -> None:

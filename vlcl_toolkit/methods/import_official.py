@@ -44,7 +44,7 @@ class Imported:
         settings: those that differ from the method's defaults.
         backbone, backbone_sha256: name and weights of the backbone that it belongs to.
         source, source_sha256: name and hash of the official file.
-        tasks: how many tasks were learnt; None where the file does not say.
+        tasks: how many tasks were learned; None where the file does not say.
         state: for `Method.load_state_dict`.
     """
 
@@ -93,7 +93,7 @@ def import_official(
     Args:
         method: "diki" (`task_<i>.pt`), "moe_adapters" (`<data set>.pth`), or one of ZSCL's repository
             ("zscl", "lwf", "icarl", "wise_ft", ..., `<data set>.pth`).
-        tasks: take only the first ones; None: all that the file has learnt.
+        tasks: take only the first ones; None: all that the file has learned.
         settings: of the method, beyond those that follow from the file's shapes.
         selector, frozen: MoE-Adapters: the autoencoders' `.pth`; the list of frozen parameters.
 
@@ -117,7 +117,7 @@ def import_official(
         state = {}
     elif issubclass(cls, Finetune):
         if tasks is not None:
-            raise UserError(f"files of {method} do not say how many tasks were learnt; omit tasks")
+            raise UserError(f"files of {method} do not say how many tasks were learned; omit tasks")
         state = read_zscl(file, clip)
     else:
         raise UserError(
@@ -130,7 +130,7 @@ def import_official(
             tasks = learner.tasks
             if selector is None and tasks > 1:
                 raise UserError(
-                    f"{file} has learnt {tasks} tasks, and which router serves an image is up to the "
+                    f"{file} has learned {tasks} tasks, and which router serves an image is up to the "
                     "autoencoders; give their file as selector"
                 )
         else:
@@ -177,9 +177,9 @@ def load_imported(folder: str | Path, clip: Clip) -> Method:
 
 
 def _first_tasks(checkpoint: DikiCheckpoint, tasks: int | None, file: Path) -> DikiCheckpoint:
-    learnt = checkpoint.tasks_learnt
+    learned = checkpoint.tasks_learnt
     if tasks is None:
         return checkpoint
-    if not 1 <= tasks <= learnt:
-        raise UserError(f"{file} knows {learnt} tasks; found tasks={tasks}; choose 1..{learnt}")
+    if not 1 <= tasks <= learned:
+        raise UserError(f"{file} knows {learned} tasks; found tasks={tasks}; choose 1..{learned}")
     return replace(checkpoint, tasks_learnt=tasks)

@@ -52,7 +52,7 @@ class Watcher(Protocol):
         """The weight of every expert, 0 where it was not chosen."""
 
 
-class Observable:
+class Introspection:
     """The part of `Method` that probes ask; tested to agree with `predict`."""
 
     clip: "Clip"

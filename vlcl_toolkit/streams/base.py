@@ -117,7 +117,7 @@ class TaskStream:
         split_id: names the division into train, validation and test sets.
         held_out: tasks that are tested after every step and never learned.
         reference: gives the reference material when a method asks for it; None: there is none.
-        skipped: by task, how many unreadable images were left out (see `Material`).
+        skipped: by task, how many unreadable images were left out (see `DataLocation`).
         label_space: what an image is classified among: "task", the classes of its own task, or
             "seen", those of all tasks learned so far (see `class_incremental.py`).
 

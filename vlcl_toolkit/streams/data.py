@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed, generator, local_seed
-from vlcl_toolkit.sharding import own_images
+from vlcl_toolkit.sharding import local_images
 
 
 class ImageData(Dataset):
@@ -138,5 +138,5 @@ def load_batch(
             None: the transform draws from the global generator.
     """
     own = None if seed is None else derive_seed("augmentation", seed)
-    part = own_images(len(indices))
+    part = local_images(len(indices))
     return data.transformed(indices, transform, part, own), data.labels[indices]

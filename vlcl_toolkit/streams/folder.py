@@ -25,7 +25,7 @@ from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.seeds import generator
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
 from vlcl_toolkit.streams.full_size.reference import IMAGE_SUFFIXES
-from vlcl_toolkit.streams.location import Material
+from vlcl_toolkit.streams.location import DataLocation
 from vlcl_toolkit.streams.pictures import FilePictures, PictureData
 from vlcl_toolkit.streams.splits import SPLITS, fingerprint
 
@@ -36,7 +36,7 @@ DEFAULT_SPLIT = {"train": 0.7, "validation": 0.1, "test": 0.2, "seed": 0}
 
 def folder_stream(
     path: str | Path,
-    material: Material | None = None,
+    material: DataLocation | None = None,
     reference: Callable[[], Reference] | None = None,
 ) -> TaskStream:
     """Load a stream from a folder; see the module's docstring for the layout.
@@ -60,7 +60,7 @@ def folder_stream(
     if not order:
         raise UserError(f"{path} has no task: no sub-folder; make one per task")
     tasks = [_task(path / name, settings) for name in order]
-    material = material or Material(given_root=path)
+    material = material or DataLocation(given_root=path)
     ready, skipped = material.prepare(tasks)
     return TaskStream(
         id=f"folder-{path.name}",

@@ -25,7 +25,7 @@ class LabelSpace:
                 f"{stream.id!r} differ; give them the same"
             )
 
-    def question(self, task: Task, learned: int) -> tuple[ImageData, Task]:
+    def evaluation_set(self, task: Task, learned: int) -> tuple[ImageData, Task]:
         """Test images, and the task whose classes they are classified among.
 
         Args:

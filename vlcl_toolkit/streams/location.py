@@ -35,7 +35,7 @@ def data_folder(root: str | Path | None) -> Path:
 
 
 @dataclass(frozen=True)
-class Material:
+class DataLocation:
     """Files and how to read them.
 
     Attributes:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Method
-from vlcl_toolkit.sharding import Division, dividing, processes, team
+from vlcl_toolkit.sharding import BatchSharding, in_process_group, process_group, sharded
 from vlcl_toolkit.streams.pictures import decoding_threads
 from vlcl_toolkit.training.backends import attention, compiled, deterministic, memory_advice
 from vlcl_toolkit.training.execution import Execution
@@ -86,7 +86,7 @@ class Devices:
             UserError: the devices asked for are not there, or not what torchrun started.
         """
         self.clip, self.execution = clip, execution or Execution()
-        found = processes()
+        found = process_group()
         wanted = self.execution.devices
         if wanted not in (None, found.world):
             raise UserError(_other_count(wanted, found.world, clip.device))
@@ -112,7 +112,7 @@ class Devices:
         self._module: tuple[Method, Any] | None = None
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes, prints and listens."""
         return self.process == 0
 
@@ -121,12 +121,12 @@ class Devices:
         """Fabric's; its state belongs to a checkpoint."""
         return self.fabric.strategy.precision
 
-    def division(self, images: int) -> Division | None:
+    def division(self, images: int) -> BatchSharding | None:
         """Of a batch of `images`; None: one process computes it at once."""
         portions = self.execution.accumulate
         if self.processes == portions == 1:
             return None
-        return Division(images, self.process, self.processes, portions)
+        return BatchSharding(images, self.process, self.processes, portions)
 
     def set_up(self, method: Method) -> None:
         """Take hold of what `method` trains now."""
@@ -146,7 +146,7 @@ class Devices:
             self.set_up(method)
         assert self._module is not None
         module, division = self._module[1], self.division(len(labels))
-        with dividing(division):
+        with sharded(division):
             if division is None or division.portions == 1:
                 terms = module(images, labels, step)
                 self.fabric.backward(terms["loss"] / self._held_back)
@@ -158,7 +158,7 @@ class Devices:
         return {name: value.detach() for name, value in terms.items()}
 
     def _in_portions(
-        self, division: Division, module: Any, batch: tuple[Tensor, Tensor, int]
+        self, division: BatchSharding, module: Any, batch: tuple[Tensor, Tensor, int]
     ) -> dict[str, Tensor]:
         state = self._random_state()
         with division.recording():
@@ -194,11 +194,11 @@ class Devices:
 
     # Agreeing.
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process says, on all of them."""
         return self.fabric.broadcast(value)
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of the processes' numbers."""
         if self.processes == 1:
             return number
@@ -206,7 +206,7 @@ class Devices:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
         self.fabric.barrier()
 
@@ -217,7 +217,7 @@ class Devices:
         """Context of a run: attention, determinism, advice when memory runs out."""
         device, execution = self.clip.device, self.execution
         with (
-            team(self.process, self.processes),
+            in_process_group(self.process, self.processes),
             decoding_threads(self.workers),
             attention(execution.attention),
             deterministic(device, execution.determinism),

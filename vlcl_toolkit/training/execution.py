@@ -20,7 +20,7 @@ class Execution:
     accumulate: int = 1
     """Portions that a device takes its part of a batch in: less memory, one more forward pass, the same gradient."""
     workers: int = 0
-    """Processes that load the images of the next steps, and threads that decode test images; 0: none."""
+    """ProcessGroup that load the images of the next steps, and threads that decode test images; 0: none."""
     compile: bool = False
     """Compile both towers (torch.compile): minutes at the start, faster steps."""
     attention: Literal["auto", "math", "flash", "efficient"] = "auto"

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Method
-from vlcl_toolkit.sharding import Division, dividing
+from vlcl_toolkit.sharding import BatchSharding, sharded
 from vlcl_toolkit.streams.base import Task, load_batch
 from vlcl_toolkit.streams.data import Draw
 from vlcl_toolkit.training.devices import Devices
@@ -47,10 +47,10 @@ def step_batches(
 
 
 def _now(
-    method: Method, division: Division | None, task: Task, seed: int, steps: range
+    method: Method, division: BatchSharding | None, task: Task, seed: int, steps: range
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for step in steps:
-        with dividing(division):
+        with sharded(division):
             batch = method.training_batch(task, step, seed)
         yield batch
 
@@ -58,7 +58,7 @@ def _now(
 def _ahead(
     method: Method,
     devices: Devices,
-    division: Division | None,
+    division: BatchSharding | None,
     task: Task,
     seed: int,
     steps: range,
@@ -80,7 +80,7 @@ def _ahead(
     for step, loaded in zip(steps, loader, strict=True):
         if isinstance(loaded, str):
             raise UserError(loaded, of_one_process=True)
-        with dividing(division):
+        with sharded(division):
             draws = method.draws(task, step, seed)
             images = method.receive(draws, [images for images, _ in loaded], step, seed)
         yield images, loaded[0][1]
@@ -98,12 +98,12 @@ def _requests(
 class _Images(Dataset):
     # What a loading process has: the sets of images, and which part of a batch is its.
 
-    def __init__(self, sources: list[Draw], division: Division | None):
+    def __init__(self, sources: list[Draw], division: BatchSharding | None):
         self.sources, self.division = sources, division
 
     def __getitem__(self, request: Request) -> Loaded | str:
         try:
-            with dividing(self.division):
+            with sharded(self.division):
                 return [
                     load_batch(*self.sources[index]._replace(indices=indices, seed=seed))
                     for index, indices, seed in request

@@ -17,7 +17,7 @@ from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_clip, load_stream
 from vlcl_toolkit.methods import Method, make_config, make_method, method_class
-from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.probes import ProbeConfig
 from vlcl_toolkit.probes.recorder import Recorder, recorded
 from vlcl_toolkit.seeds import derive_seed, generator, seed_everything
@@ -81,7 +81,7 @@ def run(
     stream = load_stream(stream) if isinstance(stream, str) else stream
     cls = method_class(method)
     if config is None or isinstance(config, Mapping):
-        config = make_config(cls, {**recipe_config(cls.name, stream.id), **(config or {})})
+        config = make_config(cls, {**preset_settings(cls.name, stream.id), **(config or {})})
     clip = load_clip(clip) if isinstance(clip, str) else clip
     learner = make_method(cls, clip, config)
     description = describe(learner, stream, seed, evaluate_all)
@@ -102,9 +102,9 @@ def run(
                 )
                 with contextlib.suppress(StopRun), _listening(session, progress, callback):
                     learn(session, seed, probed)
-        devices.wait()
+        devices.barrier()
         result = RunResult.load(path)
-    if callback is not None and devices.main and result.complete:
+    if callback is not None and devices.is_main and result.complete:
         callback(DoneEvent(result))
     return result
 
@@ -112,7 +112,7 @@ def run(
 def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> None:
     """The loop over tasks."""
     method, stream, done = session.method, session.stream, session.progress
-    probes = probes if session.devices.main else None
+    probes = probes if session.devices.is_main else None
     recorder = Recorder(method, stream, session.folder.path, probes) if probes else None
     if not done.rows:  # the frozen backbone, before a method changes it
         session.test(make_method("zero_shot", method.clip), None)
@@ -204,8 +204,8 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
 @contextlib.contextmanager
 def _opened(folder: RunFolder, devices: Devices, probed: ProbeConfig | None) -> Iterator[RunFolder]:
     # The first process opens the folder and writes; the others wait for it and read.
-    if not devices.main:
-        problem = devices.tell(None)
+    if not devices.is_main:
+        problem = devices.broadcast(None)
         if problem is not None:
             raise UserError(problem)
         folder.follow()
@@ -217,9 +217,9 @@ def _opened(folder: RunFolder, devices: Devices, probed: ProbeConfig | None) -> 
             if probed and not recorded(folder.path, folder.rows(), probed):
                 folder.restart()
         except UserError as error:
-            devices.tell(str(error))
+            devices.broadcast(str(error))
             raise
-        devices.tell(None)
+        devices.broadcast(None)
         yield folder
 
 
@@ -227,7 +227,7 @@ def _opened(folder: RunFolder, devices: Devices, probed: ProbeConfig | None) -> 
 def _listening(
     session: Session, progress: bool, callback: Callable[[Event], None] | None
 ) -> Iterator[None]:
-    if not session.devices.main:
+    if not session.devices.is_main:
         yield
         return
     if callback is not None:

@@ -80,7 +80,7 @@ class Session:
         self.checkpoint = self._load()
         saved = self.checkpoint.state["progress"] if self.checkpoint else {}
         self.progress = Progress(**saved)
-        if devices.main:
+        if devices.is_main:
             folder.history.rewind(self.progress.history)
         self._saved_at = self.progress.position if self.checkpoint else -1
         forget_peak_memory(method.clip.device)
@@ -91,14 +91,14 @@ class Session:
     def _load(self) -> Checkpoint | None:
         # The first process warns of damaged files; all must have read before it writes the next one.
         with warnings.catch_warnings():
-            if not self.devices.main:
+            if not self.devices.is_main:
                 warnings.simplefilter("ignore", CheckpointWarning)
             checkpoint = self.folder.store.load()
-        self.devices.wait()
+        self.devices.barrier()
         return checkpoint
 
     def restore_method(self) -> None:
-        """After `attach`: what the method had learnt."""
+        """After `attach`: what the method had learned."""
         if self.checkpoint:
             self.method.load_state_dict(self._saved("method."))
 
@@ -152,7 +152,7 @@ class Session:
                 raise UserError(
                     f"the loss is {values['loss']} at step {step} of {task.name!r}; {advice}"
                 )
-            if self.devices.main:
+            if self.devices.is_main:
                 self.folder.history.append({"task": task.name, "step": step} | values)
             rate = values.pop("learning_rate")
             events.append(StepEvent(self.progress.task_index, step, steps, values, rate))
@@ -173,7 +173,7 @@ class Session:
         everything = (*self.stream.tasks, *self.stream.held_out)
         tasks = everything if self.evaluate_all else (learned,) if learned else ()
         count = done.task_index + 1 if learned is not None else 0
-        questions = {task.name: self.label_space.question(task, count) for task in tasks}
+        questions = {task.name: self.label_space.evaluation_set(task, count) for task in tasks}
         measure = frozen_accuracy if isinstance(tester, ZeroShot) else accuracy
         done.rows.append({name: measure(tester, *asked) for name, asked in questions.items()})
         done.position += 1
@@ -203,7 +203,7 @@ class Session:
     def announce(self, event: Event) -> None:
         """Tell the listeners; the one place where a run can be asked to stop.
 
-        The method is between two steps here, so that what is saved is consistent. Processes of one
+        The method is between two steps here, so that what is saved is consistent. ProcessGroup of one
         run stop together.
         """
         reason: StopRun | KeyboardInterrupt | None = None
@@ -215,7 +215,7 @@ class Session:
         except (StopRun, KeyboardInterrupt) as error:
             reason = error
         own = 0 if reason is None else 1 + isinstance(reason, KeyboardInterrupt)
-        agreed = self.devices.largest(own)
+        agreed = self.devices.all_reduce_max(own)
         if agreed:
             self.save()
             self.write_results(complete=False)
@@ -229,7 +229,7 @@ class Session:
         if done.position == self._saved_at:
             return
         self._saved_at = done.position
-        if not self.devices.main:
+        if not self.devices.is_main:
             return
         done.history = self.folder.history.mark()
         rng_tensors, rng_values = rng_state()
@@ -244,7 +244,7 @@ class Session:
 
     def write_results(self, *, complete: bool) -> None:
         """Write accuracy.csv and result.json."""
-        if not self.devices.main:
+        if not self.devices.is_main:
             return
         done, names = self.progress, list(self.stream.names)
         held_out = [task.name for task in self.stream.held_out]

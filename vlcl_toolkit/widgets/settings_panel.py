@@ -10,7 +10,7 @@ import ipywidgets
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import unknown_name
 from vlcl_toolkit.methods import make_config, method_class
-from vlcl_toolkit.methods.presets import recipe_config
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets.live_panel import LivePanel
@@ -76,7 +76,7 @@ class WeightPanel(LivePanel):
         super().__init__(stream, clip, seed=seed, probes=probes)
         self._stream, self._method, self._config = stream, method, dict(config or {})
         cls = method_class(method)
-        full = make_config(cls, {**recipe_config(cls.name, stream.id), **self._config})
+        full = make_config(cls, {**preset_settings(cls.name, stream.id), **self._config})
         self.sliders = {}
         for name, listed in values.items():
             if not hasattr(full, name):

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.base import Method, percent_correct
-from vlcl_toolkit.methods.caches import Answers, FrozenFeatures, LogDensities
+from vlcl_toolkit.methods.caches import FrozenFeatures, LogDensityCache, PredictionCache
 from vlcl_toolkit.methods.diki.best_epoch import BestEpoch
 from vlcl_toolkit.methods.diki.config import PromptConfig
 from vlcl_toolkit.methods.diki.gaussians import Decision, TaskGaussians, decide
@@ -79,8 +79,8 @@ class Diki(PromptObservation, Method):
         self._forget_caches()
 
     def _forget_caches(self) -> None:
-        self.answers = Answers()
-        self.log_densities = LogDensities(self._features_of, self.gaussians.log_probs)
+        self.answers = PredictionCache()
+        self.log_densities = LogDensityCache(self._features_of, self.gaussians.log_probs)
         self.towers = PromptedTowers(self.clip, self.pool, self.config.templates)
 
     def on_attach(self) -> None:
@@ -96,7 +96,7 @@ class Diki(PromptObservation, Method):
         """Steps 1 and 2: new prompts and the Gaussian of the task."""
         if task_index != len(self.pool):
             raise UserError(
-                f"tasks are learnt in order; {len(self.pool)} learnt so far, found task index "
+                f"tasks are learned in order; {len(self.pool)} learned so far, found task index "
                 f"{task_index}; learn task {len(self.pool)} next"
             )
         self.gaussians.add(self._features_of(task.train, again=False), task.name)
@@ -163,7 +163,7 @@ class Diki(PromptObservation, Method):
         """With the prompts of a given task at full strength, first template (step 3).
 
         Raises:
-            UserError: no such task was learnt.
+            UserError: no such task was learned.
         """
         text = self.towers.text_features(task, task_id, templates="first")[0]
         return self.clip.logits(self.towers.image_features(images, task_id), text)
@@ -172,7 +172,7 @@ class Diki(PromptObservation, Method):
         """Step 5: tasks and weights of a batch.
 
         Raises:
-            UserError: no task was learnt.
+            UserError: no task was learned.
         """
         self.pool.check_task(0)
         divisor = float(self.config.calibration_divisor or self.clip.embed_dim)
@@ -184,7 +184,7 @@ class Diki(PromptObservation, Method):
         """Step 5.
 
         Raises:
-            UserError: no task was learnt.
+            UserError: no task was learned.
         """
         frozen = self.clip.encode_image(images)
         decision = self.decide(self.gaussians.log_probs(frozen))

@@ -33,7 +33,7 @@ RIDGE = 1e-7
 
 
 class TaskGaussians:
-    """The Gaussians of the tasks learnt so far.
+    """The Gaussians of the tasks learned so far.
 
     Attributes:
         means, covariances: float32 `[D]` and `[D, D]` per task.

@@ -10,11 +10,11 @@ from torch import Tensor
 from vlcl_toolkit.methods.diki.gaussians import Decision, TaskGaussians
 from vlcl_toolkit.methods.diki.prompts import PromptPool, Share
 from vlcl_toolkit.methods.diki.towers import PromptedTowers
-from vlcl_toolkit.methods.introspection import Observable, Routes, Watcher
+from vlcl_toolkit.methods.introspection import Introspection, Routes, Watcher
 from vlcl_toolkit.streams.base import Task
 
 
-class PromptObservation(Observable):
+class PromptObservation(Introspection):
     """The probes' view of a method with a prompt pool."""
 
     share: Share

@@ -3,7 +3,7 @@
 1. The file is read without pickle; a prefix `module.` of multi-GPU runs is removed.
 2. `image_encoder.` is open_clip's `visual.`, `text_encoder.` is its text tower. Number of tasks,
    depths, prompt lengths and widths follow from the shapes and must fit the backbone.
-3. Slots of tasks that were not learnt yet hold start values (prompts) and uninitialised memory
+3. Slots of tasks that were not learned yet hold start values (prompts) and uninitialised memory
    (Gaussians): the latter become nan. Slots in use must be finite.
 
 A slot's number is the position in the stream that the file was trained on, which it does not name.
@@ -35,7 +35,7 @@ class DikiCheckpoint:
     Attributes:
         pools: float32 `[T, 2, P, W]` (0 = keys, 1 = values) by "visual.transformer.resblocks.<i>"
             or "transformer.resblocks.<i>".
-        means, covariances: float32 `[T, D]` and `[T, D, D]`; nan for tasks not learnt.
+        means, covariances: float32 `[T, D]` and `[T, D, D]`; nan for tasks not learned.
         tasks_learnt: number of slots in use, the first ones.
     """
 
@@ -60,7 +60,7 @@ class DikiCheckpoint:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For `Diki.load_state_dict`: the tasks learnt."""
+        """For `Diki.load_state_dict`: the tasks learned."""
         state = {
             f"prompts.{task}.{name}": pool[task]
             for task in range(self.tasks_learnt)
@@ -77,7 +77,7 @@ class DikiCheckpoint:
         }
 
     def method(self, clip: Clip, config: PromptConfig | None = None) -> Diki:
-        """An attached DIKI that has learnt these tasks; other settings from `config`."""
+        """An attached DIKI that has learned these tasks; other settings from `config`."""
         method = Diki(clip, self.config(config))
         method.attach()
         method.load_state_dict(self.state_dict())
@@ -91,11 +91,11 @@ def read_official_checkpoint(
 
     Args:
         clip: the backbone that the prompts are for.
-        tasks: names of the tasks to work with, in the order in which the file learnt them.
+        tasks: names of the tasks to work with, in the order in which the file learned them.
 
     Raises:
         UserError: unreadable, other keys, shapes of another backbone, numbers that are not finite,
-            no task learnt, or fewer tasks than `tasks`.
+            no task learned, or fewer tasks than `tasks`.
     """
     path = Path(path)
     state = read_state(path)
@@ -111,28 +111,28 @@ def read_official_checkpoint(
         )
     pools = {name: state[key].float() for key, name in names.items() if name}
     means, covariances = state["means"].float(), state["covars"].float()
-    learnt = int(state["task_learnt"])
+    learned = int(state["task_learnt"])
     _check_shapes(path, pools, means, covariances, clip)
     slots = len(means)
-    if not 1 <= learnt <= slots:
+    if not 1 <= learned <= slots:
         raise UserError(
-            f"{path} has {slots} slots and says {learnt} tasks were learnt; it is damaged"
+            f"{path} has {slots} slots and says {learned} tasks were learned; it is damaged"
         )
-    if tasks is not None and len(tasks) > learnt:
+    if tasks is not None and len(tasks) > learned:
         raise UserError(
-            f"{path} has learnt {learnt} tasks; found {len(tasks)} names ({', '.join(tasks)}); "
+            f"{path} has learned {learned} tasks; found {len(tasks)} names ({', '.join(tasks)}); "
             "name only those, or give the checkpoint of a later task"
         )
     used = {**pools, "means": means, "covars": covariances}
-    broken = sorted(name for name, value in used.items() if not value[:learnt].isfinite().all())
+    broken = sorted(name for name, value in used.items() if not value[:learned].isfinite().all())
     if broken:
         raise UserError(
-            f"{path} holds numbers that are not finite in tasks it has learnt ({broken[0]}); "
+            f"{path} holds numbers that are not finite in tasks it has learned ({broken[0]}); "
             "fetch it again"
         )
     means, covariances = means.clone(), covariances.clone()
-    means[learnt:], covariances[learnt:] = torch.nan, torch.nan
-    return DikiCheckpoint(pools, means, covariances, learnt)
+    means[learned:], covariances[learned:] = torch.nan, torch.nan
+    return DikiCheckpoint(pools, means, covariances, learned)
 
 
 def _place(key: str) -> str | None:

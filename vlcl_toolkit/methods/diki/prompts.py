@@ -41,7 +41,7 @@ class _InUse(NamedTuple):
 
 
 class PromptPool:
-    """The prompts of all tasks learnt so far, and their places in a model.
+    """The prompts of all tasks learned so far, and their places in a model.
 
     Attributes:
         places: attention modules by name ("visual.transformer.resblocks.0", ...,
@@ -159,7 +159,7 @@ class PromptPool:
     def check_task(self, task: int) -> None:
         """Raises UserError unless `task` has prompts."""
         if not self.tasks:
-            raise UserError("no task was learnt yet; train a task or load a checkpoint first")
+            raise UserError("no task was learned yet; train a task or load a checkpoint first")
         if not 0 <= task < len(self):
             raise UserError(f"task ids run from 0 to {len(self) - 1}; found {task}; choose one")
 

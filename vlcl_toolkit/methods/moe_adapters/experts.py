@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from vlcl_toolkit.methods.moe_adapters.experts_in_turn import experts_in_turn
-from vlcl_toolkit.sharding import drawn_rows, whole_counts, whole_rows
+from vlcl_toolkit.sharding import gather_rows, local_random, sum_counts
 
 NO_ROUTER = -1  # the plain block: no expert takes part
 MINIMAL_SIGMA = 0.01
@@ -64,11 +64,11 @@ class Draws:
 
     def noise(self, place: Place, like: Float[Tensor, "rows experts"]) -> Tensor:
         """Standard normal numbers for the router, of the shape of `like`."""
-        return drawn_rows(torch.randn, like)
+        return local_random(torch.randn, like)
 
     def keep(self, place: Place, like: Float[Tensor, "rows k tokens hidden"], p: float) -> Tensor:
         """Dropout mask of the hidden layer: true where kept; experts of a row in ascending order."""
-        return drawn_rows(torch.rand, like) >= p
+        return local_random(torch.rand, like) >= p
 
 
 @dataclass
@@ -163,7 +163,7 @@ class Mixture(nn.Module):
             token = h[torch.arange(len(h), device=h.device), mode.ends]
         routing = self._observed(self.route(token))
         if mode.training:
-            self.count += whole_counts(routing.counts())
+            self.count += sum_counts(routing.counts())
             if mode.balance is not None:
                 mode.balance.append(balance(_whole(routing)))
         return self._in_turn(h, routing) if mode.official else self._grouped(h, routing)
@@ -263,9 +263,9 @@ def grouped_linear(
 def _whole(routing: Routing) -> Routing:
     # Of all rows of a batch that several processes divide.
     chosen, weights, clean, logits, sigma = routing
-    whole_sigma = None if sigma is None else whole_rows(sigma)
-    others = whole_rows(weights), whole_rows(clean), whole_rows(logits)
-    return Routing(whole_rows(chosen), *others, whole_sigma)
+    whole_sigma = None if sigma is None else gather_rows(sigma)
+    others = gather_rows(weights), gather_rows(clean), gather_rows(logits)
+    return Routing(gather_rows(chosen), *others, whole_sigma)
 
 
 def balance(routing: Routing) -> Float[Tensor, ""]:

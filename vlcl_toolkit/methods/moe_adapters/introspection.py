@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlcl_toolkit.methods.introspection import Observable, Routes, Watcher
+from vlcl_toolkit.methods.introspection import Introspection, Routes, Watcher
 from vlcl_toolkit.methods.moe_adapters.config import MoEAdaptersConfig
 from vlcl_toolkit.methods.moe_adapters.experts import Place, Routing
 from vlcl_toolkit.methods.moe_adapters.selector import AutoSelector
@@ -15,7 +15,7 @@ from vlcl_toolkit.methods.moe_adapters.towers import ExpertTowers
 from vlcl_toolkit.streams.base import Task
 
 
-class ExpertObservation(Observable):
+class ExpertObservation(Introspection):
     """The probes' view of a method with experts and an auto-selector."""
 
     config: MoEAdaptersConfig

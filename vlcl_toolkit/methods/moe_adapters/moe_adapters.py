@@ -303,7 +303,7 @@ class MoEAdapters(ExpertObservation, Method):
 
     def _check_ready(self) -> None:
         if not self.tasks:
-            raise UserError("no task was learnt yet; train a task or load a checkpoint first")
+            raise UserError("no task was learned yet; train a task or load a checkpoint first")
 
     def decide_routes(self, errors: Float[Tensor, "n autoencoders"]) -> Int64[Tensor, " n"]:
         """Task of each image of a test batch, from 0, or -1 for none of them."""

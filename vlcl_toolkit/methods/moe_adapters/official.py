@@ -41,7 +41,7 @@ def load_official(
         method: with the checkpoint's numbers of experts and hidden units, on its backbone.
         experts: `.pth` of the experts.
         selector: `.pth` of the autoencoders; needed unless the method has no selector.
-        tasks: how many tasks were learnt; None: as many as have routers that are not 0.
+        tasks: how many tasks were learned; None: as many as have routers that are not 0.
         frozen: text file with the names of frozen parameters; None: none is frozen.
 
     Raises:
@@ -52,11 +52,11 @@ def load_official(
     state = {k: v.float() for k, v in read_state(path).items() if not _LEFTOVERS.fullmatch(k)}
     _check_backbone(method, state, path)
     own = {name: value for name, value in state.items() if name not in _backbone(method)}
-    learnt = _learnt(own) if tasks is None else tasks
+    learned = _learnt(own) if tasks is None else tasks
     total = 1 + max((_router(name) for name in own), default=-1)
-    if not 1 <= learnt <= total:
-        raise UserError(f"{path} knows {total} tasks; found tasks={learnt}; choose 1..{total}")
-    kept = {name: value for name, value in own.items() if _router(name) < learnt}
+    if not 1 <= learned <= total:
+        raise UserError(f"{path} knows {total} tasks; found tasks={learned}; choose 1..{total}")
+    kept = {name: value for name, value in own.items() if _router(name) < learned}
     for name, value in method.towers.named().items():
         if name.endswith(".count") or name.endswith(".frozen"):
             kept[name] = torch.zeros_like(value)
@@ -66,7 +66,7 @@ def load_official(
     if method.selector is not None:
         if selector is None:
             raise UserError("give the official autoencoders too, or a method with selector='none'")
-        _load_selector(method, Path(selector), learnt)
+        _load_selector(method, Path(selector), learned)
     method.forget_class_features()
 
 

@@ -16,7 +16,7 @@ convolution through a sigmoid; on images with CLIP's normalisation, as in the of
 needs no second network: the frozen backbone's unit-norm image features, standardised with the
 reference images' mean and deviation, through a sigmoid.
 
-Deviations and switches: the official code also asks the autoencoders of tasks that were not learnt
+Deviations and switches: the official code also asks the autoencoders of tasks that were not learned
 yet, at their random start; here only those that exist. The constant threshold is tuned for one
 benchmark; `threshold_quantile` derives one per autoencoder from its own training errors.
 """
@@ -129,7 +129,7 @@ def decide(
 
 
 class AutoSelector:
-    """The autoencoders of the reference set and of the tasks learnt so far."""
+    """The autoencoders of the reference set and of the tasks learned so far."""
 
     def __init__(self, clip: Clip, features: Features, config: SelectorConfig):
         self.clip, self.features, self.config = clip, features, config

@@ -88,7 +88,7 @@ class ExpertTowers:
         known = self.routers
         if not NO_ROUTER <= router < known:
             raise UserError(
-                f"routers are 0..{known - 1} ({known} learnt), or -1 for the plain model; "
+                f"routers are 0..{known - 1} ({known} learned), or -1 for the plain model; "
                 f"found {router}; choose one of them"
             )
         mode, terms = self.mode, list[Tensor]()

@@ -11,7 +11,7 @@ import yaml
 _FOLDER = Path(__file__).parent
 
 
-def recipe_config(method_name: str, stream_id: str) -> dict[str, Any]:
+def preset_settings(method_name: str, stream_id: str) -> dict[str, Any]:
     """Settings that differ from the paper's defaults; empty where there is no recipe.
 
     A recipe `mini.yaml` serves the streams "mini" and "mini-<anything>"; the longest name wins. With

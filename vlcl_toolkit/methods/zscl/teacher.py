@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip
-from vlcl_toolkit.sharding import batch_of
+from vlcl_toolkit.sharding import other_batch
 from vlcl_toolkit.streams.base import ImageData, load_batch
 
 _AT_ONCE = 256  # images or texts in one forward; fixed, so that a resumed run finds the same bits
@@ -58,8 +58,8 @@ class Teacher:
     def images(
         self, images: Float[Tensor, "part 3 h w"], total: int | None = None
     ) -> Float[Tensor, "b dim"]:
-        """Features of transformed images; `total`: see `batch_of`, None: that of the step."""
-        batch = contextlib.nullcontext() if total is None else batch_of(total)
+        """Features of transformed images; `total`: see `other_batch`, None: that of the step."""
+        batch = contextlib.nullcontext() if total is None else other_batch(total)
         with other_weights(self.parameters, self.weights()), batch:
             return self.clip.encode_image(images)
 
@@ -71,7 +71,7 @@ class Teacher:
                 for indices in torch.arange(len(data)).split(_AT_ONCE):
                     images, _ = load_batch(data, indices, self.clip.eval_transform)
                     images = images.to(self.clip.device)
-                    with batch_of(len(indices)):
+                    with other_batch(len(indices)):
                         parts.append(self.clip.encode_image(images))
             self._images = data, torch.cat(parts)
         return self._images[1]

@@ -12,7 +12,7 @@ from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_ima
 from vlcl_toolkit.streams.full_size.mtil import Split, mtil_names, mtil_task
 from vlcl_toolkit.streams.full_size.sources import COOP_FILES, SOURCES, coop_file
 from vlcl_toolkit.streams.full_size.torchvision_sets import Listing
-from vlcl_toolkit.streams.location import Material
+from vlcl_toolkit.streams.location import DataLocation
 from vlcl_toolkit.streams.pictures import ArrayPictures, PictureData, Pictures, unreadable
 from vlcl_toolkit.streams.splits import SPLITS, facts
 
@@ -57,7 +57,7 @@ def check_data(
     for name in sets:
         if name not in SOURCES:
             raise unknown_name("data set", name, SOURCES)
-    material = Material(root, verify=False)  # so that every fault is found, not the first alone
+    material = DataLocation(root, verify=False)  # so that every fault is found, not the first alone
     for name in sets or mtil_names():
         missing = [root / path for path in SOURCES[name].required if not (root / path).exists()]
         for path in missing:
@@ -90,7 +90,7 @@ def _checksums(name: str, root: Path) -> Iterator[Finding]:
 
 
 def _check_split(
-    name: str, split: Split, material: Material, decode: bool, sizes: bool, seen: set[str]
+    name: str, split: Split, material: DataLocation, decode: bool, sizes: bool, seen: set[str]
 ) -> Iterator[Finding]:
     try:
         task = mtil_task(name, material, split)

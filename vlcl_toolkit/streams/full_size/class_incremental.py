@@ -21,7 +21,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
 from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
 from vlcl_toolkit.streams.full_size.torchvision_sets import Listing, read_official
-from vlcl_toolkit.streams.location import Material
+from vlcl_toolkit.streams.location import DataLocation
 from vlcl_toolkit.streams.pictures import PictureData
 from vlcl_toolkit.streams.splits import facts, fingerprint
 
@@ -53,7 +53,9 @@ VARIANTS = {
 
 
 def class_incremental_stream(
-    name: str, material: Material | None = None, reference: Callable[[], Reference] | None = None
+    name: str,
+    material: DataLocation | None = None,
+    reference: Callable[[], Reference] | None = None,
 ) -> TaskStream:
     """Load a class-incremental stream; its tasks are called "step01", "step02", ...
 
@@ -65,7 +67,7 @@ def class_incremental_stream(
     Raises:
         UserError: the set is missing or damaged, or its sizes differ from the published ones.
     """
-    steps, material, known = VARIANTS[name], material or Material(), facts("class_incremental")
+    steps, material, known = VARIANTS[name], material or DataLocation(), facts("class_incremental")
     train, test, names = _read(steps.data_set, material)
     if material.verify:
         _check(steps.data_set, train, test, names, material.root)
@@ -100,7 +102,7 @@ def class_names(data_set: str) -> tuple[str, ...]:
     return tuple(names[:100] if data_set == "imagenet100" else names)
 
 
-def _read(data_set: str, material: Material) -> tuple[Listing, Listing, tuple[str, ...]]:
+def _read(data_set: str, material: DataLocation) -> tuple[Listing, Listing, tuple[str, ...]]:
     root, verify = material.root, material.verify
     if data_set == "cifar100":
         train = read_official("CIFAR100", root, "train", verify=verify)

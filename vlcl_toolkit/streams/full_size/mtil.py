@@ -16,7 +16,7 @@ from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
 from vlcl_toolkit.streams.full_size.coop import Parts, read_coop
 from vlcl_toolkit.streams.full_size.torchvision_sets import read_official
-from vlcl_toolkit.streams.location import Material
+from vlcl_toolkit.streams.location import DataLocation
 from vlcl_toolkit.streams.splits import SPLITS, facts, fingerprint, random_80_20
 
 Split = Literal["zscl", "coop"]
@@ -55,7 +55,7 @@ def mtil_names() -> tuple[str, ...]:
 
 def mtil_stream(
     name: str = "mtil",
-    material: Material | None = None,
+    material: DataLocation | None = None,
     *,
     split: str | None = None,
     sets: Sequence[str] | None = None,
@@ -79,7 +79,7 @@ def mtil_stream(
     Raises:
         UserError: a set is missing or damaged, or its sizes differ from the published ones.
     """
-    variant, material = VARIANTS[name], material or Material()
+    variant, material = VARIANTS[name], material or DataLocation()
     if split not in (None, "zscl", "coop"):
         raise unknown_name("split", split, ("zscl", "coop"))
     division = variant.split if split is None else cast(Split, split)
@@ -101,7 +101,7 @@ def mtil_stream(
     return replace(stream, tasks=ready, skipped=skipped)
 
 
-def mtil_task(name: str, material: Material, split: Split = "zscl") -> Task:
+def mtil_task(name: str, material: DataLocation, split: Split = "zscl") -> Task:
     """One data set of MTIL as a task."""
     known = facts("mtil")["data_sets"][name]
     if split == "coop":
@@ -123,7 +123,7 @@ def mtil_task(name: str, material: Material, split: Split = "zscl") -> Task:
     return Task(name, class_names, tuple(templates), *parts)
 
 
-def _zscl_parts(name: str, material: Material) -> tuple[Parts, tuple[str, ...]]:
+def _zscl_parts(name: str, material: DataLocation) -> tuple[Parts, tuple[str, ...]]:
     root, verify = material.root, material.verify
     if name in _UNDIVIDED:
         listing = read_official(name, root, "all", verify=verify)
