@@ -241,7 +241,7 @@ def test_two_gpus_asked_for_and_one_there(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     there = devices_module._other_count(2, 1, torch.device("cuda"))
     assert there == "2 devices asked for; this machine has 1 GPU(s); lower --devices"
-    monkeypatch.setattr(clip_module, "processes", lambda: ProcessGroup(1, 2, 1, 2))
+    monkeypatch.setattr(clip_module, "process_group", lambda: ProcessGroup(1, 2, 1, 2))
     with pytest.raises(UserError, match="2 processes on this machine need as many GPUs; found 1"):
         clip_module.find_device("cuda")
 
@@ -289,7 +289,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):
     """Of several processes the first one speaks, but not about what only another one knows."""
-    monkeypatch.setattr("vlcl_toolkit.sharding.processes", lambda: ProcessGroup(1, 2, 1, 2))
+    monkeypatch.setattr("vlcl_toolkit.sharding.process_group", lambda: ProcessGroup(1, 2, 1, 2))
     for alone, spoken in ((True, 1), (False, 0)):
 
         def fail(alone: bool = alone) -> None:
@@ -301,7 +301,7 @@ def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):
 
 
 def test_processes_of_torchrun_share_one_run(monkeypatch, clip):
-    monkeypatch.setattr("vlcl_toolkit.experiments.jobs.processes", lambda: ProcessGroup(0, 2, 0, 2))
+    monkeypatch.setattr("vlcl_toolkit.experiments.jobs.process_group", lambda: ProcessGroup(0, 2, 0, 2))
     with pytest.raises(UserError, match="torchrun started 2 processes, which share one run"):
         jobs_at_once(clip, 4)
 
@@ -316,7 +316,7 @@ def test_every_method_gives_its_loads_as_draws():
 
 
 def test_one_gpu_named_for_several_processes_is_refused(clip, monkeypatch):
-    monkeypatch.setattr(devices_module, "processes", lambda: ProcessGroup(1, 2, 1, 2))
+    monkeypatch.setattr(devices_module, "process_group", lambda: ProcessGroup(1, 2, 1, 2))
     clip.device = torch.device("cuda:0")
     with pytest.raises(UserError, match="a GPU of its own; found --device cuda:0 for all of them"):
         devices_module.Devices(clip)

@@ -301,7 +301,7 @@ def test_a_crash_goes_on_from_the_last_checkpoint(tmp_path, finished):
 
 
 @pytest.fixture(scope="module")
-def process_group():
+def processes():
     """Fresh processes that share their imports: starting one takes milliseconds, not seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vlcl_toolkit.training.loop"])
