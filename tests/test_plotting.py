@@ -181,11 +181,10 @@ def test_order_strip_numbers_the_tasks(ax):
     assert [text for text in texts(ax) if text] == ["1  pets", "2  food"]
 
 
-def test_grid_and_single_image(ax):
-    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
-    plotting.image_grid(images, ["a", "b", "c"], ax, columns=2)
-    assert len(ax.images) == 3
-    plotting.show_image(images[0], plotting.new_figure()[1], "title")
+def test_a_single_image_with_its_title(ax):
+    plotting.show_image(torch.zeros(3, 8, 8, dtype=torch.uint8), ax, "title")
+    assert len(ax.images) == 1
+    assert texts(ax) == ["title"]
 
 
 def test_pretraining_log_measured_now_and_then(ax):

@@ -83,21 +83,6 @@ def test_curves_side_by_side_share_limits_that_hold_all(probes):
     assert figure.axes[1].get_ylim()[1] >= 2
 
 
-def test_histograms_hold_all_images(probes, ax):
-    plotting.margin_histogram(analysis.margins(probes), ax, domain="signs", step=1)
-    assert sum(bar.get_height() for bar in ax.patches) == len(LABELS)
-    assert labels(ax.get_legend().texts) == ["frozen backbone: 100% right", "after land: 75% right"]
-    assert any(np.isclose(bar.get_x(), 0) for bar in ax.patches)  # bins end at 0
-
-
-def test_the_broken_class_is_on_top_and_framed(probes, ax):
-    classes = analysis.class_accuracy(analysis.margins(probes))
-    plotting.class_breaking(classes, ax, domain="signs")
-    assert labels(ax.get_yticklabels())[0] == "signs 2"
-    assert texts(ax)[:2] == ["100", "0"]
-    assert [patch.get_xy() for patch in ax.patches] == [(1, 0)]
-
-
 def test_confusions_say_where_images_went(probes, ax):
     drift = analysis.confusion_drift(probes, 1, "signs")
     plotting.confusion_change(drift, ax)
@@ -123,12 +108,6 @@ def runs():
         made_up_run("BA", [[60, 50], [85, 46], [55, 90]], held_out=[40, 35, 34]),
         made_up_run("BA", [[60, 50], [85, 47], [np.nan] * 2], seed=1),
     ]
-
-
-def test_spread_says_the_range(runs, ax):
-    plotting.order_spread(analysis.order_scores(runs), ax, columns=["transfer", "last"])
-    assert texts(ax) == ["4.0", "2.5"]
-    assert labels(ax.get_xticklabels()) == ["Transfer", "Last"]
 
 
 def test_orders_are_ranked(runs, ax):

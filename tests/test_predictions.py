@@ -28,51 +28,6 @@ def broken():
     return planted_probes(frozen_features(), now, now)
 
 
-def test_margins_by_hand():
-    table = analysis.margins(probes_of([[5.0, 2, 1], [1, 2, 3]], [[1.0, 2, 4], [9, 2, 3]]), ["d"])
-    # Both images have label 0.
-    assert table["margin"].tolist() == [3, -2, -3, 6]
-    assert table["shift"].tolist() == [0, 0, -6, 8]
-    assert table["right"].tolist() == [True, False, False, True]
-    assert table["class_name"].tolist() == ["0"] * 4
-
-
-def test_the_broken_class_is_found(broken):
-    table = analysis.first_to_break(analysis.class_accuracy(analysis.margins(broken)))
-    assert table.loc[0, ["domain", "class_name", "frozen", "lowest", "lost"]].tolist() == [
-        "signs",
-        "signs 2",
-        100,
-        0,
-        100,
-    ]
-    assert (table.loc[0, "broken_step"], table.loc[0, "broken_after"]) == (1, "land")
-    assert table["broken_step"].isna().sum() == len(table) - 1 == 11
-
-
-def test_a_class_that_breaks_earlier_comes_first_and_learned_domains_do_not_count():
-    right, wrong = [9.0, 0, 0, 0], [0, 9.0, 0, 0]
-
-    def logits(*broken_classes):
-        rows = [np.roll(wrong if label in broken_classes else right, label) for label in LABELS]
-        return np.array(rows)
-
-    probes = probes_of(logits(3), logits(3, 1), logits(3, 1, 0))
-    table = analysis.first_to_break(analysis.class_accuracy(analysis.margins(probes, ["d"])))
-    assert table["class_name"].tolist() == ["1", "0", "2"]  # 3 was never right
-    assert table["broken_step"].tolist()[:2] == [1, 2]
-    # The same happening to a domain that is being learned is not a zero-shot loss.
-    arrays = {
-        step: {f"{kind}/t": probes.array(step, f"{kind}/d") for kind in ("labels", "logits")}
-        for step in probes.steps
-    }
-    learned = Probes(arrays, ["t", "u"])
-    assert (
-        analysis.first_to_break(analysis.class_accuracy(analysis.margins(learned, ["t"])))["lost"]
-        == 0
-    ).all()
-
-
 def test_flips_count_both_ways():
     frozen = [[9.0, 0], [9, 0], [0, 9], [0, 9]]  # all images have label 0
     now = [[9.0, 0], [0, 9], [9, 0], [0, 9]]
@@ -116,12 +71,10 @@ def test_unseen_accuracy_ends_when_the_task_is_learned():
 
 def test_bad_input(broken):
     with pytest.raises(UserError, match="one class only"):
-        analysis.margins(probes_of([[1.0], [2]]), ["d"])
+        analysis.flips(probes_of([[1.0], [2]]), ["d"])
     with pytest.raises(UserError, match="not finite; the training has diverged"):
         analysis.flips(probes_of([[1.0, 0]], [[NAN, 0]]), ["d"])
-    with pytest.raises(UserError, match=r"lies in \(0, 1\]; found 0"):
-        analysis.first_to_break(analysis.class_accuracy(analysis.margins(broken)), share=0)
     with pytest.raises(UserError, match="found step 7"):
         analysis.confusion(broken, 7, "signs")
     with pytest.raises(UserError, match="unknown domain 'sign'"):
-        analysis.margins(broken, ["sign"])
+        analysis.flips(broken, ["sign"])

@@ -15,7 +15,7 @@ from vlcl_toolkit.analysis.decisions import (
     route_decisions,
     threshold_sweep,
 )
-from vlcl_toolkit.analysis.routing import expert_load, expert_overlap, expert_use, freezing_protects
+from vlcl_toolkit.analysis.routing import expert_overlap, expert_use, freezing_protects
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting.routing import (
     batch_mix_curves,
@@ -52,10 +52,6 @@ def test_expert_use_of_known_choices():
     assert overlap["a", "a"] == 1
     assert overlap["a", "b"] == 0.5
     assert np.isnan(overlap["a", "h"])
-    load = expert_load(synthetic()).set_index("domain")
-    assert load.loc["a", "used"] == 2
-    assert load.loc["a", "entropy"] == pytest.approx(0.5)  # log 2 / log 4
-    assert np.isnan(load.loc["h", "entropy"])
 
 
 def test_freezing_protects_what_later_tasks_left_alone():

@@ -18,9 +18,7 @@ from vlcl_toolkit.analysis.feature_shift import (
 from vlcl_toolkit.analysis.interference import (
     attention_to_prompts,
     drift_by_block,
-    drift_over_steps,
     lost_predictions,
-    parameter_path,
 )
 from vlcl_toolkit.analysis.orders import (
     order_scores,
@@ -30,14 +28,11 @@ from vlcl_toolkit.analysis.orders import (
     pair_matrix,
 )
 from vlcl_toolkit.analysis.predictions import (
-    class_accuracy,
     confusion,
     confusion_drift,
-    first_to_break,
     flips,
-    margins,
 )
-from vlcl_toolkit.analysis.routing import expert_load, expert_overlap, expert_use, freezing_protects
+from vlcl_toolkit.analysis.routing import expert_overlap, expert_use, freezing_protects
 from vlcl_toolkit.analysis.zero_shot import (
     chance,
     forgotten_tasks,
@@ -50,18 +45,14 @@ __all__ = [
     "batch_mix",
     "calibration",
     "chance",
-    "class_accuracy",
     "class_separation",
     "confusion",
     "confusion_drift",
     "drift_by_block",
-    "drift_over_steps",
-    "expert_load",
     "expert_overlap",
     "expert_use",
     "feature_film",
     "feature_map",
-    "first_to_break",
     "flips",
     "forgotten_tasks",
     "forgotten_zero_shot",
@@ -70,7 +61,6 @@ __all__ = [
     "lost_predictions",
     "map_movement",
     "map_quality",
-    "margins",
     "mixed_batches",
     "moved_back",
     "neighbours_kept",
@@ -79,7 +69,6 @@ __all__ = [
     "pair_changes",
     "pair_effects",
     "pair_matrix",
-    "parameter_path",
     "route_decisions",
     "shift_length",
     "threshold_sweep",

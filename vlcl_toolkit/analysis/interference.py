@@ -42,21 +42,6 @@ def drift_by_block(
     return rows[columns].reset_index(drop=True)
 
 
-def drift_over_steps(
-    probes: Probes, *, tower: str = "image", position: str = "class"
-) -> pd.DataFrame:
-    """`relative_norm`, `cosine` and `cka` after the last block, by step and domain.
-
-    Raises:
-        UserError: activations were not recorded.
-    """
-    table = probes.drift()
-    rows = table[(table["tower"] == tower) & (table["position"] == position)]
-    last = rows[rows["block"] == rows["block"].max()]
-    columns = ["step", "after", "domain", "status", "relative_norm", "cosine", "cka"]
-    return last[columns].reset_index(drop=True)
-
-
 def lost_predictions(probes: Probes) -> pd.DataFrame:
     """Which tower lost what zero-shot knew: swap one tower's features back and look again.
 
@@ -134,28 +119,4 @@ def attention_to_prompts(results: Sequence[RunResult], *, step: int | None = Non
         rows.insert(0, "seed", result.seed)
         rows.insert(0, "method", result.method)
         tables.append(rows.drop(columns=["step", "after"]))
-    return pd.concat(tables, ignore_index=True)
-
-
-def parameter_path(results: Sequence[RunResult]) -> pd.DataFrame:
-    """How far the weights of each tower went, over all blocks.
-
-    Returns:
-        columns method, seed, step, after, tower, from_frozen, from_previous (L2 distances; what a
-        method adds counts from zero).
-
-    Raises:
-        UserError: a run has no such probe.
-    """
-    tables = []
-    for result in results:
-        table = result.probes.parameter_distance()
-        squares = table.assign(
-            from_frozen=table["from_frozen"] ** 2, from_previous=table["from_previous"] ** 2
-        )
-        groups = squares.groupby(["step", "after", "tower"], sort=False)
-        total = groups[["from_frozen", "from_previous"]].sum().pow(0.5).reset_index()
-        total.insert(0, "seed", result.seed)
-        total.insert(0, "method", result.method)
-        tables.append(total)
     return pd.concat(tables, ignore_index=True)

@@ -2,7 +2,7 @@
 
 Everything is computed from probes (`RunResult.probes`). A choice is one input choosing one expert;
 an image chooses k experts in every block, class prompts count once per image compared with them.
-Source: Yu et al. CVPR 2024, section 3.2; load and entropy: Shazeer et al. 2017, section 4.
+Source: Yu et al. CVPR 2024, section 3.2.
 """
 
 import itertools
@@ -79,25 +79,4 @@ def freezing_protects(
             rows.append(
                 {"domain": domain, "block": block, "changed": changed, "protected": 1 - changed}
             )
-    return pd.DataFrame(rows)
-
-
-def expert_load(probes: Probes, *, step: int | None = None, tower: str = "image") -> pd.DataFrame:
-    """How evenly a domain spreads over the experts.
-
-    Returns:
-        columns domain, status, block, used (experts with any choice), largest (share of the busiest
-        one), entropy (of the shares, divided by log of the number of experts: 0 = one expert does
-        everything, 1 = all do the same).
-    """
-    use = expert_use(probes, step=step, tower=tower)
-    rows = []
-    for (domain, status, block), group in use.groupby(["domain", "status", "block"], sort=False):
-        shares = group["share"].to_numpy()
-        active = shares[shares > 0]
-        entropy = float(-(active * np.log(active)).sum() / np.log(len(shares)))
-        known = np.isfinite(shares).all()
-        row = {"domain": domain, "status": status, "block": block, "used": len(active)}
-        row["largest"] = float(shares.max()) if known else float("nan")
-        rows.append(row | {"entropy": entropy if known else float("nan")})
     return pd.DataFrame(rows)

@@ -17,7 +17,6 @@ from vlcl_toolkit.plotting.feature_shift import curves_by_step, feature_map
 from vlcl_toolkit.plotting.images import (
     class_probabilities,
     domain_examples,
-    image_grid,
     order_strip,
     show_image,
 )
@@ -26,9 +25,8 @@ from vlcl_toolkit.plotting.interference import (
     drift_heat,
     drift_lines,
     lost_prediction_bars,
-    parameter_path_lines,
 )
-from vlcl_toolkit.plotting.orders import order_ranking, order_spread, pair_effects
+from vlcl_toolkit.plotting.orders import order_ranking, pair_effects
 from vlcl_toolkit.plotting.pretraining import pretraining_loss, pretraining_zero_shot
 from vlcl_toolkit.plotting.prompts import calibration_strips, strength_curves
 from vlcl_toolkit.plotting.routing import (
@@ -51,7 +49,7 @@ from vlcl_toolkit.plotting.style import (
     to_png,
     use_style,
 )
-from vlcl_toolkit.plotting.zero_shot import class_breaking, confusion_change, margin_histogram
+from vlcl_toolkit.plotting.zero_shot import confusion_change
 
 __all__ = [
     "accuracy_bars",
@@ -60,7 +58,6 @@ __all__ = [
     "attention_lines",
     "batch_mix_curves",
     "calibration_strips",
-    "class_breaking",
     "class_probabilities",
     "confusion_change",
     "curves_by_step",
@@ -76,20 +73,16 @@ __all__ = [
     "expert_use_heat",
     "feature_map",
     "freezing_bars",
-    "image_grid",
     "learning_rate_curves",
     "lost_prediction_bars",
-    "margin_histogram",
     "method_colour",
     "method_comparison",
     "method_marker",
     "mixed_batch_bars",
     "new_figure",
     "order_ranking",
-    "order_spread",
     "order_strip",
     "pair_effects",
-    "parameter_path_lines",
     "pretraining_loss",
     "pretraining_zero_shot",
     "score_cells",

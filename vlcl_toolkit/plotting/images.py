@@ -15,24 +15,6 @@ from vlcl_toolkit.streams.base import Task
 
 
 @in_style
-def image_grid(
-    images: UInt8[Tensor, "n 3 h w"], titles: Sequence[str], ax: Axes, *, columns: int = 8
-) -> Axes:
-    """Images row by row, each with its title below.
-
-    Args:
-        images, titles: of one length.
-        columns: images per row.
-    """
-    columns = min(columns, len(images))
-    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
-        row, column = divmod(i, columns)
-        _draw_image(ax, image, column, row * 1.25, title)
-    _fit(ax, columns, -(-len(images) // columns) * 1.25)
-    return ax
-
-
-@in_style
 def domain_examples(tasks: Sequence[Task], ax: Axes, *, columns: int = 8) -> Axes:
     """A row per task: a training image of each of its first classes, with the class names.
 

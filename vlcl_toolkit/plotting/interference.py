@@ -123,31 +123,6 @@ def attention_lines(attention: pd.DataFrame, ax: Axes, *, tower: str = "image") 
     return ax
 
 
-@in_style
-def parameter_path_lines(path: pd.DataFrame, ax: Axes, *, tower: str = "image") -> Axes:
-    """Distance of the weights to the frozen ones after every task, a line per run.
-
-    Args:
-        path: of `parameter_path`.
-        tower: "image" or "text".
-    """
-    rows = path[path["tower"] == tower]
-    labelled = set[str]()
-    for (method, _), run in rows.groupby(["method", "seed"], sort=False):
-        name = str(method)
-        label = name if name not in labelled else None
-        labelled.add(name)
-        look: dict[str, Any] = {"color": method_colour(name), "marker": method_marker(name)}
-        ax.plot(run["step"], run["from_frozen"], label=label, **look)
-    ax.set_xticks(sorted(set(rows["step"])))
-    ax.set_xlabel("tasks learned")
-    ax.set_ylabel("L2 distance to the frozen weights")
-    ax.set_ylim(bottom=0)
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
-
-
 def heat(ax: Axes, table: pd.DataFrame, colours: str, *, numbers: str) -> Any:
     """A heat map with the value in every cell; the caller sets limits and labels.
 

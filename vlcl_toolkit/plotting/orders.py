@@ -1,6 +1,5 @@
 """What the order of the tasks decides."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,49 +13,7 @@ from vlcl_toolkit.plotting.style import (
     difference_cells,
     domain_colour,
     in_style,
-    method_colour,
-    method_marker,
 )
-
-
-@in_style
-def order_spread(
-    scores: pd.DataFrame, ax: Axes, *, columns: Sequence[str] = ("transfer", "average", "last")
-) -> Axes:
-    """Scores over task orders: a marker per order (mean of its seeds), a bar from worst to best run.
-
-    Args:
-        scores: of `analysis.order_scores`; interrupted runs, which have no scores, are not drawn.
-        columns: the scores to show, left to right.
-    """
-    methods = list(dict.fromkeys(scores["method"]))
-    width = 0.8 / len(methods)
-    for number, method in enumerate(methods):
-        runs = scores[scores["method"] == method]
-        means = runs.groupby("order", sort=False)[list(columns)].mean()
-        label = f"{method} ({len(means)} order{'s' if len(means) > 1 else ''}, {len(runs)} runs)"
-        colour = method_colour(method)
-        for place, column in enumerate(columns):
-            x = place + (number + 0.5) * width - 0.4
-            known = means[column].dropna()
-            if known.empty:
-                continue
-            low, high = runs[column].min(), runs[column].max()
-            ax.plot([x, x], [low, high], color=colour, lw=9, alpha=0.25, solid_capstyle="butt")
-            look: dict[str, Any] = {"marker": method_marker(method), "ls": "none", "ms": 7}
-            name = label if place == 0 else None
-            ax.plot(np.full(len(known), x), known, color=colour, label=name, **look)
-            above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
-            ax.annotate(f"{high - low:.1f}", (x, high), (0, 7), **above)
-    ax.set_xticks(range(len(columns)), [column.capitalize() for column in columns])
-    ax.set_xlim(-0.5, len(columns) - 0.5)
-    ax.tick_params(axis="x", length=0)
-    ax.set_xlabel("number: points from the worst run to the best", fontsize=10)
-    ax.set_ylabel("score (percent)")
-    ax.grid(True, axis="y")
-    ax.margins(y=0.15)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
 
 
 @in_style

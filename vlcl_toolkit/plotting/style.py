@@ -177,15 +177,12 @@ MOST_NUMBERS = 16  # columns; with more, numbers would run into each other
 
 
 @in_style
-def difference_cells(
-    change: pd.DataFrame, ax: Axes, *, limit: float | int, text: np.ndarray | None = None
-) -> Axes:
+def difference_cells(change: pd.DataFrame, ax: Axes, *, limit: float | int) -> Axes:
     """Draw a table of differences; unknown cells are grey. Cell (0, 0) is at the top left.
 
     Args:
         change: numbers, nan = unknown.
         limit: above 0; the difference that gets the strongest colour.
-        text: numbers `[rows, columns]` to write into the cells; by default the differences, signed.
     """
     values = change.to_numpy(float)
     rows, columns = values.shape
@@ -198,8 +195,7 @@ def difference_cells(
     if columns <= MOST_NUMBERS:
         dark = colours[..., :3] ** 2.2 @ (0.2126, 0.7152, 0.0722) < 0.26
         for row, column in zip(*known.nonzero(), strict=True):
-            number = values[row, column] if text is None else text[row, column]
-            shown = f"{number:.0f}" if text is not None else _signed(number)
+            shown = _signed(values[row, column])
             ink = "white" if dark[row, column] else INK
             place = (column + 0.5, row + 0.5)
             ax.text(*place, shown, ha="center", va="center", color=ink, fontsize=11)

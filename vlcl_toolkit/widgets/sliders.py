@@ -97,7 +97,6 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-MIXES = (1, 5, 10, 25, 50, 75, 100)  # percent of a batch that is of one domain
 _LABELS = {"threshold": "Threshold / the run's own", "mix": "A domain's share (%)"}
 
 
@@ -120,7 +119,7 @@ def selector_sliders(
             `functools.partial(analysis.mixed_batches, result.probes)`.
         plot: draws the frame into an Axes, e.g. `plotting.mixed_batch_bars`.
         thresholds: values of the threshold, as multiples of the run's own.
-        mixes: percent of one domain in a batch, e.g. `MIXES`.
+        mixes: percent of one domain in a batch.
         start: values to begin with, by "threshold" and "mix"; else the first ones.
         width, height: of the figure, in inches.
 
