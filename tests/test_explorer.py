@@ -10,7 +10,7 @@ from tiny import SETTINGS, tiny_clip, tiny_stream
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting import new_figure
 from vlcl_toolkit.training.loop import run
-from vlcl_toolkit.widgets import FigureSliders, run_explorer, selector_sliders, weight_panel
+from vlcl_toolkit.widgets import FigureSliders, RunExplorer, SettingsPanel, selector_sliders
 
 SECONDS = 120.0  # more than any of these runs needs on a busy machine
 
@@ -49,7 +49,7 @@ def titles(figure):
 
 def test_every_control_drives_every_view(result, frozen):
     one, two = Drawn(), Drawn()
-    explorer = run_explorer([frozen, result], [("one", one), ("two", two)], step=0)
+    explorer = RunExplorer([frozen, result], [("one", one), ("two", two)], step=0)
     explorer.step.value = 2
     explorer.domain.value = "land"
     explorer.run.value = "finetune"
@@ -65,7 +65,7 @@ def test_every_control_drives_every_view(result, frozen):
 
 def test_going_back_draws_nothing(result):
     drawn = Drawn()
-    explorer = run_explorer(result, [("view", drawn)])
+    explorer = RunExplorer(result, [("view", drawn)])
     shown = explorer.views[0].picture.value
     for step in (1, 0, 1, 2):
         explorer.step.value = step
@@ -74,7 +74,7 @@ def test_going_back_draws_nothing(result):
 
 
 def test_says_what_was_learned_and_what_will_come(result):
-    explorer = run_explorer(result, [("view", Drawn())], step=1)
+    explorer = RunExplorer(result, [("view", Drawn())], step=1)
     assert "pets" in explorer._place.value
     assert explorer._place.value.endswith("to come: food")
     explorer.step.value = 0
@@ -86,7 +86,7 @@ def test_error_of_one_view_leaves_the_others(result):
         return {}[step]
 
     drawn = Drawn()
-    explorer = run_explorer(result, [("broken", broken), ("fine", drawn)])
+    explorer = RunExplorer(result, [("broken", broken), ("fine", drawn)])
     explorer.step.value = 0
     bad, good = explorer.views
     assert isinstance(bad.error_view.error, KeyError)
@@ -102,7 +102,7 @@ def test_missing_probe_is_named_and_goes_away_with_the_next_choice(result):
             result.probes.image_features(step, domain)
         return Drawn()(result, step, domain)
 
-    explorer = run_explorer(result, [("features", features)])
+    explorer = RunExplorer(result, [("features", features)])
     view = explorer.views[0]
     assert isinstance(view.error_view.error, UserError)
     assert "--probes" in view.error_view.value
@@ -113,33 +113,33 @@ def test_missing_probe_is_named_and_goes_away_with_the_next_choice(result):
 
 
 def test_static_figure_holds_every_view(result):
-    explorer = run_explorer(result, [("one", Drawn()), ("two", Drawn())])
+    explorer = RunExplorer(result, [("one", Drawn()), ("two", Drawn())])
     assert titles(explorer.figure()) == ["one", "two"]
 
 
 def test_runs_of_one_method_are_told_apart(result, tmp_path):
     other = dataclasses.replace(result, seed=3)
     again = dataclasses.replace(result, folder=tmp_path)
-    assert run_explorer([result, other], []).run.options == ("finetune, seed 0", "finetune, seed 3")
-    assert len(run_explorer([result, again], []).run.options) == 2
-    assert run_explorer({"mine": result}, []).run.options == ("mine",)
+    assert RunExplorer([result, other], []).run.options == ("finetune, seed 0", "finetune, seed 3")
+    assert len(RunExplorer([result, again], []).run.options) == 2
+    assert RunExplorer({"mine": result}, []).run.options == ("mine",)
 
 
 def test_runs_that_cannot_be_compared_are_refused(result):
     other = dataclasses.replace(result, stream="another")
     with pytest.raises(UserError, match="different streams"):
-        run_explorer([result, other], [])
+        RunExplorer([result, other], [])
 
 
 @pytest.mark.parametrize("options", [{"step": 3}, {"step": -1}, {"domain": "lands"}])
 def test_unknown_step_or_domain(result, options):
     with pytest.raises(UserError):
-        run_explorer(result, [], **options)
+        RunExplorer(result, [], **options)
 
 
 def test_nothing_to_explore():
     with pytest.raises(UserError, match="no run"):
-        run_explorer([], [])
+        RunExplorer([], [])
 
 
 # Sliders over given values.
@@ -203,7 +203,7 @@ def test_slider_needs_values(values, start):
 def panel(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = {"learning_rate": [1e-4, 1e-3, 1e-2], "warmup": [0, 2]}
-    return weight_panel(
+    return SettingsPanel(
         tiny_stream(), tiny_clip(), method="finetune", values=values, config=SETTINGS
     )
 
@@ -234,7 +234,7 @@ def test_panel_trains_with_the_values_chosen_and_keeps_every_run(panel):
 
 
 def test_recipe_value_that_is_not_listed_is_put_in_its_place():
-    panel = weight_panel(
+    panel = SettingsPanel(
         tiny_stream(),
         tiny_clip(),
         values={"weight_consolidation": [0.0, 1.0]},
@@ -245,7 +245,7 @@ def test_recipe_value_that_is_not_listed_is_put_in_its_place():
 
 
 def test_zscl_can_lose_each_of_its_parts():
-    panel = weight_panel(tiny_stream(), tiny_clip())
+    panel = SettingsPanel(tiny_stream(), tiny_clip())
     for name, value in {"image_side": False, "text_side": "off", "averaging": "none"}.items():
         panel.sliders[name].value = value
         assert panel.settings[name] == value
@@ -255,7 +255,7 @@ def test_zscl_can_lose_each_of_its_parts():
 def test_known_results_are_shown_by_their_settings(panel, result):
     values = {"learning_rate": [1e-3, 1e-2]}
     options = {"method": "finetune", "values": values, "config": SETTINGS, "known": [result]}
-    panel = weight_panel(tiny_stream(), tiny_clip(), **options)
+    panel = SettingsPanel(tiny_stream(), tiny_clip(), **options)
     assert panel.result is result
     panel.sliders["learning_rate"].value = 1e-2
     assert panel.result is None
@@ -263,7 +263,7 @@ def test_known_results_are_shown_by_their_settings(panel, result):
 
 def test_unknown_setting():
     with pytest.raises(UserError, match="did you mean 'learning_rate'"):
-        weight_panel(tiny_stream(), tiny_clip(), values={"learning_rat": [1, 2]})
+        SettingsPanel(tiny_stream(), tiny_clip(), values={"learning_rat": [1, 2]})
 
 
 def test_controls_are_locked_while_training(panel):

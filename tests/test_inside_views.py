@@ -6,8 +6,7 @@ from tiny import SETTINGS, tiny_clip, tiny_stream
 from vlcl_toolkit import analysis
 from vlcl_toolkit.probes import ProbeConfig
 from vlcl_toolkit.training.loop import run
-from vlcl_toolkit.widgets import probe_views as inside
-from vlcl_toolkit.widgets import run_explorer
+from vlcl_toolkit.widgets import RunExplorer, probe_views
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +24,13 @@ def positions(result):
 def test_explorer_drives_every_view(result, positions):
     quality = analysis.map_quality(result.probes, positions, k=5)
     views = [
-        ("drift", inside.drift_view),
-        ("sides", inside.sides_view),
-        ("confusion", inside.confusion_view),
-        ("map", inside.map_view(positions, quality)),
-        ("classes", inside.map_view(positions, by_class=True)),
+        ("drift", probe_views.drift_view),
+        ("sides", probe_views.sides_view),
+        ("confusion", probe_views.confusion_view),
+        ("map", probe_views.map_view(positions, quality)),
+        ("classes", probe_views.map_view(positions, by_class=True)),
     ]
-    explorer = run_explorer(result, views, domain="food")  # whose answers change at every step
+    explorer = RunExplorer(result, views, domain="food")  # whose answers change at every step
     pictures = [view.picture.value for view in explorer.views]
     explorer.step.value = 1
     assert [view.error_view.error for view in explorer.views] == [None] * len(views)
@@ -41,13 +40,13 @@ def test_explorer_drives_every_view(result, positions):
 
 
 def test_limits_of_drift_stay_over_the_steps(result):
-    figures = [inside.drift_view(result, step, "pets") for step in (0, 1, 2)]
+    figures = [probe_views.drift_view(result, step, "pets") for step in (0, 1, 2)]
     limits = {figure.axes[0].get_ylim() for figure in figures}
     assert len(limits) == 1
     assert limits.pop()[1] >= 0.1
 
 
 def test_map_shows_the_classes_of_the_chosen_domain(result, positions):
-    draw = inside.map_view(positions, by_class=True)
+    draw = probe_views.map_view(positions, by_class=True)
     names = {text.get_text() for text in draw(result, 2, "land").axes[0].texts}
     assert {"river", "forest", "road", "sea"} <= names

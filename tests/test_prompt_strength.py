@@ -14,7 +14,7 @@ from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting.style import new_figure
 from vlcl_toolkit.training.loop import run
-from vlcl_toolkit.widgets import run_explorer
+from vlcl_toolkit.widgets import RunExplorer
 from vlcl_toolkit.widgets.probe_views import calibration_view, decision_view, experts_view
 
 
@@ -108,8 +108,8 @@ def test_decisions_at_a_multiple_of_the_threshold(moe):
 
 def test_views_of_routes(moe, prompted):
     views = [("Decisions", decision_view), ("Experts", experts_view)]
-    assert isinstance(run_explorer(moe, views).figure(), Figure)
-    explorer = run_explorer(prompted, [("Weights", calibration_view)], step=1)
+    assert isinstance(RunExplorer(moe, views).figure(), Figure)
+    explorer = RunExplorer(prompted, [("Weights", calibration_view)], step=1)
     assert explorer.views[0].error_view.error is None
     explorer.step.value = 0  # the frozen backbone has no routes, and the page says so
     assert isinstance(explorer.views[0].error_view.error, UserError)

@@ -12,11 +12,11 @@ from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets import (
+    OrderSliders,
+    RunPanel,
+    ZeroShotViewer,
     enter_project,
     live_panel,
-    order_sliders,
-    run_panel,
-    zero_shot_viewer,
 )
 from vlcl_toolkit.widgets.view import ErrorView
 
@@ -35,7 +35,7 @@ def letters():
 
 @pytest.fixture
 def panel(clip, stream, settings):
-    panel = run_panel(stream, clip, configs={"finetune": settings})
+    panel = RunPanel(stream, clip, configs={"finetune": settings})
     panel.method.value = "finetune"
     return panel
 
@@ -54,20 +54,20 @@ def finish(panel):
 
 
 def test_sliders_begin_with_the_order_of_the_stream(letters):
-    sliders = order_sliders(letters)
+    sliders = OrderSliders(letters)
     assert sliders.order == tuple("abcde")
     assert positions(sliders) == {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
 
 
 def test_moving_a_slider_swaps_with_the_one_that_was_there(letters):
-    sliders = order_sliders(letters)
+    sliders = OrderSliders(letters)
     sliders.sliders["a"].value = 4
     assert sliders.order == tuple("dbcae")
     assert positions(sliders) == {"a": 4, "b": 2, "c": 3, "d": 1, "e": 5}
 
 
 def test_any_sequence_of_moves_keeps_a_permutation(letters):
-    sliders = order_sliders(letters)
+    sliders = OrderSliders(letters)
     for move in range(60):
         sliders.sliders["abcde"[move * 7 % 5]].value = 1 + move * 11 % 5
         assert sorted(sliders.order) == list("abcde")
@@ -75,7 +75,7 @@ def test_any_sequence_of_moves_keeps_a_permutation(letters):
 
 
 def test_one_move_is_one_change(letters):
-    sliders, seen = order_sliders(letters), []
+    sliders, seen = OrderSliders(letters), []
     sliders.observe(lambda change: seen.append("".join(change.new)), "order")
     sliders.sliders["a"].value = 2
     sliders.sliders["e"].value = 1
@@ -83,7 +83,7 @@ def test_one_move_is_one_change(letters):
 
 
 def test_order_can_be_set_and_reset(letters):
-    sliders = order_sliders(letters)
+    sliders = OrderSliders(letters)
     sliders.order = [4, 3, 2, 1, 0]
     assert sliders.order == tuple("edcba")
     assert sliders.stream.names == tuple("edcba")
@@ -94,7 +94,7 @@ def test_order_can_be_set_and_reset(letters):
 
 @pytest.mark.parametrize("order", [["a", "a", "b", "c", "d"], ["a"], ["a", "b", "c", "d", "zebra"]])
 def test_no_permutation_is_refused_and_nothing_moves(letters, order):
-    sliders = order_sliders(letters)
+    sliders = OrderSliders(letters)
     with pytest.raises(UserError):
         sliders.order = order
     assert sliders.order == tuple("abcde")
@@ -102,7 +102,7 @@ def test_no_permutation_is_refused_and_nothing_moves(letters, order):
 
 
 def test_a_single_task_has_nothing_to_order(letters):
-    sliders = order_sliders(letters.subset(["b"]))
+    sliders = OrderSliders(letters.subset(["b"]))
     assert sliders.order == ("b",)
     assert sliders.sliders["b"].disabled
 
@@ -163,7 +163,7 @@ def test_zero_shot_row_is_known_for_every_order(panel):
 
 def test_known_results_are_shown_from_the_beginning(clip, stream, settings):
     result = run("finetune", stream, clip, config=settings, progress=False)
-    panel = run_panel(stream, clip, configs={"finetune": settings}, known=[result])
+    panel = RunPanel(stream, clip, configs={"finetune": settings}, known=[result])
     panel.method.value = "finetune"
     assert panel.result is result
     assert panel.status.value.startswith("Complete")
@@ -171,7 +171,7 @@ def test_known_results_are_shown_from_the_beginning(clip, stream, settings):
 
 def test_stop_leaves_a_run_that_goes_on(clip, stream):
     longer = SETTINGS | {"iterations": 40}
-    panel = run_panel(stream, clip, configs={"finetune": longer})
+    panel = RunPanel(stream, clip, configs={"finetune": longer})
     panel.method.value = "finetune"
     panel.start()
     assert panel.sliders.sliders["pets"].disabled
@@ -187,7 +187,7 @@ def test_stop_leaves_a_run_that_goes_on(clip, stream):
 
 
 def test_page_stays_alive_while_training(clip, stream):
-    panel = run_panel(stream, clip, configs={"finetune": SETTINGS | {"iterations": 40}})
+    panel = RunPanel(stream, clip, configs={"finetune": SETTINGS | {"iterations": 40}})
     panel.method.value = "finetune"
     panel.start()
     assert panel.running  # although `start` has returned
@@ -197,7 +197,7 @@ def test_page_stays_alive_while_training(clip, stream):
 
 
 def test_users_mistake_is_one_line(clip, stream):
-    panel = run_panel(stream, clip, configs={"finetune": {"learning_rat": 1.0}})
+    panel = RunPanel(stream, clip, configs={"finetune": {"learning_rat": 1.0}})
     panel.method.value = "finetune"
     panel.start()
     assert panel.wait(SECONDS)
@@ -235,9 +235,9 @@ def test_bug_in_a_callback_is_shown(panel, monkeypatch):
 
 def test_unknown_method(clip, stream):
     with pytest.raises(UserError, match="did you mean 'finetune'"):
-        run_panel(stream, clip, methods=["fintune"])
+        RunPanel(stream, clip, methods=["fintune"])
     with pytest.raises(UserError, match="did you mean 'finetune'"):
-        run_panel(stream, clip, configs={"fintune": {}})
+        RunPanel(stream, clip, configs={"fintune": {}})
 
 
 def test_backbone_in_use_by_another_cell_is_refused(panel, clip):
@@ -250,7 +250,7 @@ def test_backbone_in_use_by_another_cell_is_refused(panel, clip):
 
 def test_stream_without_held_out_tasks(clip, stream, settings):
     alone = TaskStream("alone", stream.tasks, stream.split_id)
-    panel = run_panel(alone, clip, configs={"finetune": settings})
+    panel = RunPanel(alone, clip, configs={"finetune": settings})
     panel.method.value = "finetune"
     finish(panel)
     assert panel.result.complete
@@ -267,7 +267,7 @@ def test_panel_draws_a_static_figure(panel):
 
 
 def test_viewer_agrees_with_the_model(clip, stream):
-    viewer = zero_shot_viewer(stream, clip)
+    viewer = ZeroShotViewer(stream, clip)
     viewer.domain.value = "food"
     viewer.image.value = 3
     task = stream["food"]
@@ -280,7 +280,7 @@ def test_viewer_agrees_with_the_model(clip, stream):
 
 
 def test_viewer_takes_class_names_of_the_reader(clip, stream):
-    viewer = zero_shot_viewer(stream, clip)
+    viewer = ZeroShotViewer(stream, clip)
     viewer.names.value = "a tree,  a stone , a cat"
     assert list(viewer.probabilities.index) == ["a tree", "a stone", "a cat"]
     assert viewer.probabilities.sum() == pytest.approx(1)
@@ -292,7 +292,7 @@ def test_viewer_shows_errors(clip, stream, monkeypatch):
     def refuse(texts):
         raise UserError("unknown word; found 'tree'; use another")
 
-    viewer = zero_shot_viewer(stream, clip)
+    viewer = ZeroShotViewer(stream, clip)
     monkeypatch.setattr(clip, "tokenizer", refuse)
     viewer.names.value = "tree"
     assert "unknown word" in viewer.error_view.value
@@ -303,7 +303,7 @@ def test_viewer_shows_errors(clip, stream, monkeypatch):
 
 @pytest.mark.parametrize("names", ["", " , "])
 def test_viewer_without_class_names_says_so(clip, stream, names):
-    viewer = zero_shot_viewer(stream, clip)
+    viewer = ZeroShotViewer(stream, clip)
     viewer.names.value = names
     assert isinstance(viewer.error_view.error, UserError)
 

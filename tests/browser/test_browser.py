@@ -27,7 +27,7 @@ def bars(result, step, domain):
 def broken(result, step, domain):
     return {0: bars, 2: bars}[step](result, step, domain)
 
-widgets.run_explorer(result, [("Bars", bars), ("Broken", broken)])
+widgets.RunExplorer(result, [("Bars", bars), ("Broken", broken)])
 """,
     """
 def line(threshold):
@@ -39,13 +39,13 @@ widgets.FigureSliders(line, {"threshold": [0.1, 0.2, 0.3]})
 """,
     """
 endless = quick | {"iterations": 5000}
-run_panel = widgets.run_panel(stream, clip, methods=["finetune"], configs={"finetune": endless})
+run_panel = widgets.RunPanel(stream, clip, methods=["finetune"], configs={"finetune": endless})
 run_panel
 """,
     """
-weight_panel = widgets.weight_panel(stream, clip, method="finetune", config=quick, values={
+settings_panel = widgets.SettingsPanel(stream, clip, method="finetune", config=quick, values={
     "learning_rate": [1e-5, 1e-4], "label_smoothing": [0.0, 0.2]})
-weight_panel
+settings_panel
 """,
 )
 
@@ -62,7 +62,7 @@ def no_alert(root):
 def test_notebook_01_order_by_keyboard_and_a_live_run(page, server):
     notebook = NotebookPage(page, server, "01_streams_and_metrics.ipynb")
     notebook.run_all()
-    sliders = notebook.output("sliders = widgets.order_sliders")
+    sliders = notebook.output("sliders = widgets.OrderSliders")
     names = sequence(sliders).inner_text().split(" → ")
     assert len(names) == 6
     press(sliders, names[0], "ArrowRight")
@@ -70,7 +70,7 @@ def test_notebook_01_order_by_keyboard_and_a_live_run(page, server):
     expect(sequence(sliders)).to_have_text(" → ".join(moved))
     assert [slider_value(sliders, name) for name in moved] == [1, 2, 3, 4, 5, 6]
 
-    panel = notebook.output("panel = widgets.run_panel")
+    panel = notebook.output("panel = widgets.RunPanel")
     press(panel, names[0], "End")
     moved = [names[-1], *names[1:-1], names[0]]
     expect(sequence(panel)).to_have_text(" → ".join(moved))
@@ -97,7 +97,7 @@ def small(browser, server):
 
 
 def test_step_slider_drives_views_and_a_failing_one_is_visible(small):
-    explorer = small.output("widgets.run_explorer")
+    explorer = small.output("widgets.RunExplorer")
     bars = explorer.locator("img").first
     end = picture(bars)
     no_alert(explorer)
@@ -125,7 +125,7 @@ def test_threshold_slider_redraws(small):
 
 
 def test_stop_leaves_a_run_that_can_go_on(small):
-    panel = small.output("run_panel = widgets.run_panel")
+    panel = small.output("run_panel = widgets.RunPanel")
     button(panel, "Run").click()
     expect(panel.get_by_text(re.compile("^Learning"))).to_be_visible()
     button(panel, "Stop").click()
@@ -135,7 +135,7 @@ def test_stop_leaves_a_run_that_can_go_on(small):
 
 
 def test_weight_sliders_train_and_keep_their_runs(small):
-    panel = small.output("weight_panel = widgets.weight_panel")
+    panel = small.output("settings_panel = widgets.SettingsPanel")
     complete, absent = (panel.get_by_text(re.compile(f"^{t}")) for t in ("Complete", "Not run"))
     button(panel, "Run").click()
     expect(complete).to_be_visible()

@@ -16,8 +16,8 @@ from vlcl_toolkit.load import load_clip, load_stream
 from vlcl_toolkit.plotting.accuracy import accuracy_matrix, unseen_accuracy
 from vlcl_toolkit.plotting.comparison import learning_rate_curves, method_comparison
 from vlcl_toolkit.plotting.images import domain_examples
-from vlcl_toolkit.plotting.pretraining import pretraining_zero_shot
 from vlcl_toolkit.plotting.style import new_figure, to_png
+from vlcl_toolkit.plotting.zero_shot import pretraining_zero_shot
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.results import RunResult
 

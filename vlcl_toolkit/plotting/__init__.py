@@ -27,16 +27,16 @@ from vlcl_toolkit.plotting.interference import (
     lost_prediction_bars,
 )
 from vlcl_toolkit.plotting.orders import order_ranking, pair_effects
-from vlcl_toolkit.plotting.pretraining import pretraining_loss, pretraining_zero_shot
-from vlcl_toolkit.plotting.prompts import calibration_strips, strength_curves
 from vlcl_toolkit.plotting.routing import (
     batch_mix_curves,
+    calibration_strips,
     decision_matrix,
     expert_block_heat,
     expert_overlap_heat,
     expert_use_heat,
     freezing_bars,
     mixed_batch_bars,
+    strength_curves,
     threshold_curves,
 )
 from vlcl_toolkit.plotting.style import (
@@ -49,7 +49,11 @@ from vlcl_toolkit.plotting.style import (
     to_png,
     use_style,
 )
-from vlcl_toolkit.plotting.zero_shot import confusion_change
+from vlcl_toolkit.plotting.zero_shot import (
+    confusion_change,
+    pretraining_loss,
+    pretraining_zero_shot,
+)
 
 __all__ = [
     "accuracy_bars",

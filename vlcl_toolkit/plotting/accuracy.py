@@ -17,6 +17,7 @@ from vlcl_toolkit.plotting.style import (
     QUIET,
     domain_colour,
     domain_marker,
+    finish,
     in_style,
 )
 
@@ -62,8 +63,7 @@ def accuracy_matrix(
     ax.set_yticks(np.arange(rows) + 0.5, accuracy.index)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("accuracy on … (percent, higher is better; framed: just learned)")
-    return ax
+    return finish(ax, xlabel="accuracy on … (percent, higher is better; framed: just learned)")
 
 
 def score_cells(tasks: int, score: Score) -> np.ndarray:
@@ -111,10 +111,8 @@ def unseen_accuracy(
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
     ax.set_xticks(range(steps + 1), ["frozen", *accuracy.columns], fontsize=11, **turned)
     dashed = "" if held_out is None or held_out.empty else " (dashed: never learned)"
-    ax.set_xlabel(f"learned last{dashed}")
-    ax.set_ylabel("accuracy before learning\n(percent, higher is better)")
-    ax.grid(True, axis="y")
-    return ax
+    label = "accuracy before learning\n(percent, higher is better)"
+    return finish(ax, xlabel=f"learned last{dashed}", ylabel=label, grid="y")
 
 
 @in_style
@@ -139,8 +137,7 @@ def accuracy_bars(accuracy: pd.Series, ax: Axes, *, chance: pd.Series | None = N
     ax.set_xlim(0, 105)
     ax.tick_params(axis="y", length=0)
     ax.spines.left.set_visible(False)
-    ax.set_xlabel(PERCENT)
-    return ax
+    return finish(ax, xlabel=PERCENT)
 
 
 @in_style
@@ -166,9 +163,7 @@ def accuracy_change(change: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xlim(0, 112)
     ax.set_xticks(range(0, 101, 20))
     ax.tick_params(axis="y", length=0)
-    ax.grid(True, axis="x")
-    ax.set_xlabel(f"percent correct: from {start} (ring) to {end} (tip)")
-    return ax
+    return finish(ax, xlabel=f"percent correct: from {start} (ring) to {end} (tip)", grid="x")
 
 
 def _signed(points: float) -> str:

@@ -14,6 +14,7 @@ from vlcl_toolkit.plotting.style import (
     QUIET,
     domain_colour,
     domain_marker,
+    finish,
     in_style,
     method_colour,
     method_marker,
@@ -55,11 +56,8 @@ def method_comparison(
     for edge in range(1, len(columns)):
         ax.axvline(edge - 0.5, color="#e4e4e4", zorder=0)
     ax.tick_params(axis="x", length=0)
-    ax.set_ylabel("score (percent, higher is better)")
-    ax.grid(True, axis="y")
     ax.margins(y=0.16 if upright else 0.12)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    return finish(ax, ylabel="score (percent, higher is better)", grid="y", legend=True)
 
 
 @in_style
@@ -89,12 +87,12 @@ def trade_off(runs: pd.DataFrame, ax: Axes) -> Axes:
         place = (run.transfer, run.last)
         ax.annotate(str(number), place, (9, 6), textcoords="offset points", fontsize=11)
     ax.margins(0.15)
-    ax.set_xlabel(
-        "abilities not yet trained: Transfer\n(points against the frozen backbone, higher is better)"
+    return finish(
+        ax,
+        xlabel="abilities not yet trained: Transfer\n(points against the frozen CLIP, higher is better)",
+        ylabel="all tasks at the end: Last\n(points, higher is better)",
+        legend=True,
     )
-    ax.set_ylabel("all tasks in the end: Last\n(points, higher is better)")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
 
 
 @in_style
@@ -127,11 +125,9 @@ def learning_rate_curves(
     rates = sorted(set(scores["learning_rate"]))
     ax.set_xticks(rates, [_short(rate) for rate in rates])
     ax.minorticks_off()
-    ax.set_xlabel("peak learning rate (log scale)")
-    ax.set_ylabel(PERCENT)
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    return finish(
+        ax, xlabel="peak learning rate (log scale)", ylabel=PERCENT, grid="y", legend=True
+    )
 
 
 def _short(rate: float) -> str:
@@ -141,6 +137,7 @@ def _short(rate: float) -> str:
 _LINES = {"learned": "-", "unseen": "--", "held-out": ":"}
 
 
+@in_style
 def weight_path_curves(path: pd.DataFrame, ax: Axes, *, share: float | int | None = None) -> Axes:
     """One line per task: solid if it was learned, dashed if not, dotted if held out.
 
@@ -157,8 +154,5 @@ def weight_path_curves(path: pd.DataFrame, ax: Axes, *, share: float | int | Non
         ax.plot(rows["share"], rows["accuracy"], label=f"{task} ({status})", **look)
     if share is not None:
         ax.axvline(share, color="#222222", lw=1, ls=":")
-    ax.set_xlabel("share of the trained weights (0: frozen CLIP, 1: end of the run)")
-    ax.set_ylabel(PERCENT)
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    label = "alpha, the weight of the trained model (0: frozen CLIP, 1: end of the run)"
+    return finish(ax, xlabel=label, ylabel=PERCENT, grid="y", legend=True)

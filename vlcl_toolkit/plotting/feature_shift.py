@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Affine2D, Bbox
 
-from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, domain_marker, in_style
+from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, domain_marker, finish, in_style
 
 # What can be drawn over the steps, with its unit and direction.
 MEASURES = {
@@ -77,7 +77,7 @@ def feature_map(
     if quality is not None:
         ax.set_xlabel(_quality(quality, step), fontsize=10, color=INK)
     if domain is None:
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2, markerscale=1.6)
+        finish(ax, legend=True, handletextpad=0.2, markerscale=1.6)
     return ax
 
 
@@ -118,9 +118,7 @@ def curves_by_step(
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
     ax.set_xticks(labels["step"], names, fontsize=11, **turned)
     ax.set_xlabel("learned last (thick: learned already; dashed: never learned)", fontsize=10)
-    ax.set_ylabel(MEASURES.get(value, value))
-    ax.grid(True, axis="y")
-    return ax
+    return finish(ax, ylabel=MEASURES.get(value, value), grid="y")
 
 
 def _dots(ax: Axes, images: pd.DataFrame, name: str, *, by_class: bool) -> None:

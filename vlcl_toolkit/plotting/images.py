@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, in_style
+from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, finish, in_style
 from vlcl_toolkit.streams.base import Task
 
 
@@ -83,8 +83,7 @@ def class_probabilities(
     ax.set_xticks([0, 50, 100])
     ax.tick_params(axis="y", length=0)
     ax.spines.left.set_visible(False)
-    ax.set_xlabel("probability (percent)")
-    return ax
+    return finish(ax, xlabel="probability (percent)")
 
 
 @in_style

@@ -12,6 +12,7 @@ from vlcl_toolkit.plotting.style import (
     QUIET,
     domain_colour,
     domain_marker,
+    finish,
     in_style,
     method_colour,
     method_marker,
@@ -52,10 +53,7 @@ def drift_lines(drift: pd.DataFrame, ax: Axes, *, measure: str = "relative_norm"
         )
     _blocks(ax, drift["block"])
     ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
-    ax.set_ylabel(_two_lines(MEASURES[measure]))
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    return finish(ax, ylabel=_two_lines(MEASURES[measure]), grid="y", legend=True)
 
 
 @in_style
@@ -96,10 +94,9 @@ def lost_prediction_bars(lost: pd.DataFrame, ax: Axes, *, step: int | None = Non
     ax.set_yticks(places, named)
     ax.invert_yaxis()
     ax.set_xlim(0, max(5.0, 1.12 * float(left.max())))
-    ax.set_xlabel("zero-shot answers lost (percent of images, lower is better)")
     ax.tick_params(axis="y", length=0)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title="lost by moving the")
-    return ax
+    label = "zero-shot answers lost (percent of images, lower is better)"
+    return finish(ax, xlabel=label, legend=True, title="lost by moving the")
 
 
 @in_style
@@ -117,10 +114,8 @@ def attention_lines(attention: pd.DataFrame, ax: Axes, *, tower: str = "image") 
         sns.lineplot(own, x="block", y="share", errorbar=("pi", 100), label=name, ax=ax, **look)
     _blocks(ax, rows["block"])
     ax.set_ylim(bottom=0)
-    ax.set_ylabel("prompts / attention of the tokens\n(prefix: taken away, DIKI: added)")
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    label = "prompts / attention of the tokens\n(prefix: taken away, DIKI: added)"
+    return finish(ax, ylabel=label, grid="y", legend=True)
 
 
 def heat(ax: Axes, table: pd.DataFrame, colours: str, *, numbers: str) -> Any:

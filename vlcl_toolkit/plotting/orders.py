@@ -12,6 +12,7 @@ from vlcl_toolkit.plotting.style import (
     QUIET,
     difference_cells,
     domain_colour,
+    finish,
     in_style,
 )
 
@@ -48,10 +49,8 @@ def order_ranking(scores: pd.DataFrame, ax: Axes, *, column: str = "transfer") -
     ax.set_xticks(ticks)
     ax.spines.left.set_visible(False)
     better = "lower" if column == "forgetting" else "higher"
-    ax.set_xlabel(f"{column.capitalize()} (percent, {better} is better; bar: worst to best seed)")
-    if names:
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    label = f"{column.capitalize()} (percent, {better} is better; bar: worst to best seed)"
+    return finish(ax, xlabel=label, legend=bool(names))
 
 
 @in_style
@@ -67,8 +66,6 @@ def pair_effects(matrix: pd.DataFrame, ax: Axes, *, limit: float | int | None = 
         np.abs(matrix.to_numpy(float)[np.isfinite(matrix.to_numpy(float))]).max(initial=0)
     )
     difference_cells(matrix, ax, limit=limit or max(largest, 1.0))
-    ax.set_ylabel("while learning …")
-    ax.set_xlabel("… accuracy changes (points)")
     # A strip of the domains' colours along both sides, a fixed share of the axes wide.
     for place, name in enumerate(matrix.columns):
         look: dict[str, Any] = {"color": domain_colour(str(name)), "clip_on": False}
@@ -79,4 +76,4 @@ def pair_effects(matrix: pd.DataFrame, ax: Axes, *, limit: float | int | None = 
         beside = ax.get_yaxis_transform()
         ax.add_patch(Rectangle((-0.02, place + 0.03), 0.015, 0.94, transform=beside, **look))
     ax.tick_params(axis="y", pad=9)
-    return ax
+    return finish(ax, xlabel="… accuracy changes (points)", ylabel="while learning …")

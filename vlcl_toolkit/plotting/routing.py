@@ -1,4 +1,4 @@
-"""Which route images take and which experts work: decisions, thresholds, batches, experts."""
+"""Which route images take, how strongly prompts act on them, and which experts work."""
 
 from typing import Any
 
@@ -8,7 +8,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from vlcl_toolkit.plotting.interference import heat
-from vlcl_toolkit.plotting.style import INK, PERCENT, QUIET, domain_colour, domain_marker, in_style
+from vlcl_toolkit.plotting.style import (
+    INK,
+    PERCENT,
+    QUIET,
+    domain_colour,
+    domain_marker,
+    finish,
+    in_style,
+)
 
 
 @in_style
@@ -27,9 +35,8 @@ def decision_matrix(decisions: pd.DataFrame, ax: Axes) -> Axes:
     status = decisions.drop_duplicates("domain").set_index("domain")["status"]
     ax.set_yticks(range(len(rows)), [f"{name} ({status[name]})" for name in rows])
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
-    ax.set_ylabel("true domain")
-    ax.set_xlabel("chosen route (percent of the domain's images;\nframe: the right one)")
-    return ax
+    label = "chosen route (percent of the domain's images;\nframe: the right one)"
+    return finish(ax, xlabel=label, ylabel="true domain")
 
 
 @in_style
@@ -56,15 +63,10 @@ def threshold_curves(
     ax.plot(mean, color=INK, lw=3, label="mean of all")
     if now is not None:
         ax.axvline(now, color=QUIET, ls=":", label="threshold of the run")
-    ax.set_xlabel(
-        "threshold / the run's own (0: every image takes the frozen network)"
-        if relative
-        else "threshold: reconstruction error above which an image is of no task"
-    )
-    ax.set_ylabel(PERCENT)
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    label = "threshold: reconstruction error above which an image belongs to no task"
+    if relative:
+        label = "threshold / the run's own (0: every image takes the frozen CLIP)"
+    return finish(ax, xlabel=label, ylabel=PERCENT, grid="y", legend=True)
 
 
 @in_style
@@ -85,11 +87,13 @@ def batch_mix_curves(mix: pd.DataFrame, ax: Axes, *, domain: str) -> Axes:
             label="the batch decides together" if together else "each image decides alone",
         )
     ax.set_xlim(0, 103)
-    ax.set_xlabel(f"{domain}'s share of the test batch (percent)")
-    ax.set_ylabel(f"accuracy on {domain}\n(percent, higher is better)")
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    return finish(
+        ax,
+        xlabel=f"{domain}'s share of the test batch (percent)",
+        ylabel=f"accuracy on {domain}\n(percent, higher is better)",
+        grid="y",
+        legend=True,
+    )
 
 
 @in_style
@@ -112,11 +116,57 @@ def mixed_batch_bars(mixed: pd.DataFrame, ax: Axes) -> Axes:
     status = mixed.drop_duplicates("domain").set_index("domain")["status"]
     ax.set_xticks(places, [f"{name}\n({status[name]})" for name in table.index])
     ax.set_ylim(0, 105)
-    ax.set_ylabel(PERCENT)
     ax.set_title(f"each domain is {mixed['mix'].iloc[0]:g} percent of its test batch")
-    ax.grid(True, axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    return finish(ax, ylabel=PERCENT, grid="y", legend=True)
+
+
+@in_style
+def calibration_strips(calibration: pd.DataFrame, ax: Axes) -> Axes:
+    """A row per domain, a dot per image at its weight, in the colour of the task whose prompts it gets.
+
+    Args:
+        calibration: of `calibration`.
+    """
+    names = list(dict.fromkeys(calibration["domain"]))
+    labelled = set[str]()
+    for (domain, route), images in calibration.groupby(["domain", "route"], sort=False):
+        row, task = names.index(str(domain)), str(route)
+        spread = np.linspace(-0.28, 0.28, len(images))  # so that dots do not hide each other
+        label = None if task in labelled else f"gets the prompts of {task}"
+        labelled.add(task)
+        look: dict[str, Any] = {"color": domain_colour(task), "marker": domain_marker(task)}
+        ax.scatter(images["strength"], row + spread, label=label, lw=0, s=16, alpha=0.7, **look)
+    means = calibration.groupby("domain")["strength"].mean()
+    for row, name in enumerate(names):
+        ax.vlines(means[name], row - 0.38, row + 0.38, color=INK, lw=2.5)
+    status = calibration.drop_duplicates("domain").set_index("domain")["status"]
+    ax.set_yticks(range(len(names)), [f"{name} ({status[name]})" for name in names])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1)
+    label = "weight of the prompts (0: frozen CLIP, 1: as trained; line: mean)"
+    return finish(ax, xlabel=label, grid="x", legend=True)
+
+
+@in_style
+def strength_curves(strength: pd.DataFrame, ax: Axes) -> Axes:
+    """Accuracy of every domain over a weight given to all images; dashed: domains not learned.
+
+    A ring marks the mean weight that the method itself gives the domain.
+
+    Args:
+        strength: of `prompt_strength`.
+    """
+    ring: dict[str, Any] = {"marker": "o", "ls": "none", "mfc": "none", "mew": 2, "zorder": 3}
+    for domain, rows in strength.groupby("domain", sort=False):
+        name, status, own = str(domain), rows["status"].iloc[0], rows["own"].iloc[0]
+        ls = "-" if status == "learned" else "--"
+        colour, marker = domain_colour(name), domain_marker(name)
+        values = rows["strength"], rows["accuracy"]
+        ax.plot(*values, color=colour, marker=marker, ls=ls, label=f"{name} ({status})")
+        ax.plot(own, np.interp(own, *values), mec=INK, ms=14, **ring)
+    ax.plot([], [], mec=QUIET, ms=10, label="the method's own mean weight", **ring)
+    label = "weight of the prompts (0: frozen CLIP, 1: as trained)"
+    return finish(ax, xlabel=label, ylabel=PERCENT, grid="y", legend=True)
 
 
 @in_style
@@ -130,11 +180,9 @@ def expert_use_heat(use: pd.DataFrame, ax: Axes, *, block: int | None = None) ->
     chosen = use["block"].max() if block is None else block
     rows = use[use["block"] == chosen]
     table = 100 * rows.pivot(index="domain", columns="expert", values="share")
-    heat(ax, table.loc[list(dict.fromkeys(rows["domain"]))], "Greens", numbers="{:.0f}").set_clim(
-        0, 100
-    )
-    ax.set_xlabel(f"expert of block {chosen} (percent of the domain's choices)")
-    return ax
+    table = table.loc[list(dict.fromkeys(rows["domain"]))]
+    heat(ax, table, "Greens", numbers="{:.0f}").set_clim(0, 100)
+    return finish(ax, xlabel=f"expert of block {chosen} (percent of the domain's choices)")
 
 
 @in_style
@@ -145,16 +193,10 @@ def expert_block_heat(use: pd.DataFrame, ax: Axes, *, domain: str) -> Axes:
         use: of `expert_use`.
     """
     rows = use[use["domain"] == domain]
-    heat(
-        ax,
-        100 * rows.pivot(index="block", columns="expert", values="share"),
-        "Greens",
-        numbers="{:.0f}",
-    )
-    ax.images[0].set_clim(0, 50)
-    ax.set_ylabel("block")
-    ax.set_xlabel(f"expert (percent of the choices of {domain}; –: none of its images chose)")
-    return ax
+    table = 100 * rows.pivot(index="block", columns="expert", values="share")
+    heat(ax, table, "Greens", numbers="{:.0f}").set_clim(0, 50)
+    label = f"expert (percent of the choices of {domain}; –: none of its images chose)"
+    return finish(ax, xlabel=label, ylabel="block")
 
 
 @in_style
@@ -168,8 +210,7 @@ def expert_overlap_heat(overlap: pd.DataFrame, ax: Axes) -> Axes:
     table = overlap.pivot_table(index="domain", columns="other", values="overlap", dropna=False)
     heat(ax, table.reindex(index=names, columns=names), "Purples", numbers="{:.2f}").set_clim(0, 1)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    ax.set_xlabel("overlap of expert use (0 = none in common, 1 = the same)")
-    return ax
+    return finish(ax, xlabel="overlap of expert use (0 = none in common, 1 = the same)")
 
 
 @in_style
@@ -190,9 +231,11 @@ def freezing_bars(protection: pd.DataFrame, ax: Axes) -> Axes:
             ax.annotate(f"{value:.0f}", (place, 2), ha="center", color="white", weight="bold")
     ax.set_xticks(range(len(mean)), list(mean.index), rotation=20, ha="right")
     ax.set_ylim(0, 105)
-    ax.set_xlabel("task, in the order learned (line: from the worst block to the best)")
-    ax.set_ylabel("choices on experts that later tasks\nleft alone (percent, higher is better)")
-    return ax
+    return finish(
+        ax,
+        xlabel="task, in the order learned (line: from the worst block to the best)",
+        ylabel="choices on experts that later tasks\nleft alone (percent, higher is better)",
+    )
 
 
 def _frame(ax: Axes, column: int, row: int) -> None:

@@ -4,7 +4,7 @@ import functools
 import io
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import matplotlib
 import numpy as np
@@ -158,6 +158,33 @@ def new_figure(
     """
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns, **options)
+
+
+def finish(
+    ax: Axes,
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    grid: Literal["", "x", "y"] = "",
+    legend: bool = False,
+    **options: Any,
+) -> Axes:
+    """What most figures end with: labels, grid lines across one axis, the legend to the right.
+
+    Args:
+        xlabel, ylabel: left as they are if empty.
+        grid: the axis whose ticks get grid lines.
+        legend: whether there is one; `options` are passed on to it.
+    """
+    if xlabel:
+        ax.set_xlabel(xlabel)
+    if ylabel:
+        ax.set_ylabel(ylabel)
+    if grid:
+        ax.grid(True, axis=grid)
+    if legend:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), **options)
+    return ax
 
 
 @in_style

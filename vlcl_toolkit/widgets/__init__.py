@@ -1,29 +1,23 @@
-"""What a notebook page can be touched with."""
+"""Interactive controls for the notebooks."""
 
-from vlcl_toolkit.widgets import probe_views as inside
-from vlcl_toolkit.widgets import probe_views as routes
-from vlcl_toolkit.widgets.explorer import RunExplorer, run_explorer
+from vlcl_toolkit.widgets import probe_views
+from vlcl_toolkit.widgets.explorer import RunExplorer
 from vlcl_toolkit.widgets.notebook import enter_project
-from vlcl_toolkit.widgets.order import OrderSliders, order_sliders
-from vlcl_toolkit.widgets.panel import RunPanel, run_panel
-from vlcl_toolkit.widgets.settings_panel import WeightPanel, weight_panel
-from vlcl_toolkit.widgets.sliders import FigureSliders, selector_sliders
-from vlcl_toolkit.widgets.zero_shot_viewer import ZeroShotViewer, zero_shot_viewer
+from vlcl_toolkit.widgets.order import OrderSliders
+from vlcl_toolkit.widgets.panel import RunPanel
+from vlcl_toolkit.widgets.settings_panel import SettingsPanel
+from vlcl_toolkit.widgets.sliders import FigureSliders, selector_sliders, weight_path_slider
+from vlcl_toolkit.widgets.zero_shot_viewer import ZeroShotViewer
 
 __all__ = [
     "FigureSliders",
     "OrderSliders",
     "RunExplorer",
     "RunPanel",
-    "WeightPanel",
+    "SettingsPanel",
     "ZeroShotViewer",
     "enter_project",
-    "inside",
-    "order_sliders",
-    "routes",
-    "run_explorer",
-    "run_panel",
+    "probe_views",
     "selector_sliders",
-    "weight_panel",
-    "zero_shot_viewer",
+    "weight_path_slider",
 ]

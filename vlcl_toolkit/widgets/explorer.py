@@ -105,17 +105,6 @@ class RunExplorer(ipywidgets.VBox):
         )
 
 
-def run_explorer(
-    runs: RunResult | Sequence[RunResult] | Mapping[str, RunResult],
-    views: Sequence[tuple[str, Drawing]],
-    *,
-    step: int | None = None,
-    domain: str | None = None,
-) -> RunExplorer:
-    """A `RunExplorer`; see there."""
-    return RunExplorer(runs, views, step=step, domain=domain)
-
-
 def named_runs(
     runs: RunResult | Sequence[RunResult] | Mapping[str, RunResult],
 ) -> dict[str, RunResult]:

@@ -85,11 +85,6 @@ class OrderSliders(ipywidgets.VBox):
         self.order = tuple(order)
 
 
-def order_sliders(stream: TaskStream) -> OrderSliders:
-    """Sliders for the order of `stream`, at first the order that it has."""
-    return OrderSliders(stream)
-
-
 def sequence_html(names: Sequence[str]) -> str:
     """The order as a line of names, each underlined in its colour."""
     spans = [

@@ -91,8 +91,3 @@ class RunPanel(LivePanel):
 
     def _key(self, method: str, order: tuple[str, ...]) -> Key:
         return Key.of(method, order, self._configs.get(method, {}))
-
-
-def run_panel(stream: TaskStream, clip: Clip, **options: Any) -> RunPanel:
-    """A `RunPanel`; see there for the options."""
-    return RunPanel(stream, clip, **options)

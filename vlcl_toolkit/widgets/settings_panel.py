@@ -18,7 +18,7 @@ from vlcl_toolkit.widgets.runs import Key
 from vlcl_toolkit.widgets.sliders import value_slider
 
 # Each part can be switched off alone: notebook readers find out what it is good for.
-ZSCL_WEIGHTS: Mapping[str, Sequence[Any]] = {
+ZSCL_SETTINGS: Mapping[str, Sequence[Any]] = {
     "image_side": (False, True),
     "text_side": ("off", "teacher"),
     "distillation_weight": (0.25, 0.5, 1.0, 2.0, 4.0),
@@ -34,7 +34,7 @@ _LABELS = {
 }
 
 
-class WeightPanel(LivePanel):
+class SettingsPanel(LivePanel):
     """A slider per setting of a method, run and stop; runs are kept by their settings.
 
     Attributes:
@@ -51,7 +51,7 @@ class WeightPanel(LivePanel):
         clip: Clip,
         *,
         method: str = "zscl",
-        values: Mapping[str, Sequence[Any]] = ZSCL_WEIGHTS,
+        values: Mapping[str, Sequence[Any]] = ZSCL_SETTINGS,
         config: Mapping[str, Any] | None = None,
         seed: int = 0,
         known: Sequence[RunResult] = (),
@@ -148,8 +148,3 @@ class WeightPanel(LivePanel):
         finally:
             self._moving = False
         self.refresh()
-
-
-def weight_panel(stream: TaskStream, clip: Clip, **options: Any) -> WeightPanel:
-    """A `WeightPanel`; see there for the options."""
-    return WeightPanel(stream, clip, **options)

@@ -91,11 +91,6 @@ class ZeroShotViewer(ipywidgets.VBox):
         return pd.Series(logits.softmax(dim=1)[0].cpu().numpy(), index=list(names))
 
 
-def zero_shot_viewer(stream: TaskStream, clip: Clip) -> ZeroShotViewer:
-    """A `ZeroShotViewer`."""
-    return ZeroShotViewer(stream, clip)
-
-
 def _draw(image: torch.Tensor, probabilities: pd.Series, truth: str) -> Figure:
     figure, (left, right) = new_figure(1, 2, width=7.8, height=2.9, width_ratios=[1, 1.7])
     show_image(image, left, truth)
