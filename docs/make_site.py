@@ -88,15 +88,15 @@ def title_and_question(notebook: NotebookNode) -> tuple[str, str]:
     return text.splitlines()[0].lstrip("# "), question[1].replace("*", "") if question else ""
 
 
-def index(notebooks: dict[str, NotebookNode], readme: str) -> str:
-    """The first page: notebooks with their questions, and the README's figures with captions."""
+def index(notebooks: dict[str, NotebookNode], results: str) -> str:
+    """The first page: notebooks with their questions, and the figures of docs/results.md with captions."""
     entries = []
     for name, notebook in notebooks.items():
         title, question = map(escape, title_and_question(notebook))
         entries.append(f"<li><a href='{name}.html'>{name[:2]} {title}</a><br>{question}</li>")
     figures = [
         f"<figure><img src='figures/{file}' alt=''><figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, file in re.findall(r"!\[([^]]*)\]\(figures/([^)]+)\)", readme)
+        for caption, file in re.findall(r"!\[([^]]*)\]\(\.\./figures/([^)]+)\)", results)
     ]
     head = f"<meta charset='utf-8'><title>vlcl-toolkit</title><style>{STYLE}</style>"
     parts = ["<h1>Continual learning of CLIP models, to look at and to try</h1>"]
@@ -112,8 +112,8 @@ def write_site(folder: Path, paths: list[Path]) -> None:
     notebooks = asyncio.run(execute_all(paths))
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(FIGURES, folder / "figures")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (folder / "index.html").write_text(index(notebooks, readme), encoding="utf-8")
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    (folder / "index.html").write_text(index(notebooks, results), encoding="utf-8")
     for name, notebook in notebooks.items():
         html = page(notebook, name, list(notebooks))
         (folder / f"{name}.html").write_text(html, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""docs/data.md and docs/reproducing.md say what the code knows."""
+"""The documents say what the code knows, and what they point to is there."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,8 @@ from vlcl_toolkit.load import stream_names
 from vlcl_toolkit.streams.full_size.reference import CAPTIONS
 from vlcl_toolkit.streams.full_size.sources import COOP_FILES, SOURCES
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def read(name: str) -> str:
@@ -56,7 +57,18 @@ def test_steps_and_published_scores_are_those_of_the_recipes(row):
     assert scores == " / ".join(f"{entries[0].scores[score]:.1f}{mark}" for score in SCORES)
 
 
-@pytest.mark.parametrize("name", ["data.md", "reproducing.md"])
-def test_links_lead_somewhere(name):
-    for target in re.findall(r"\]\(([^)#]+)\)", read(name)):
-        assert (DOCS / target).exists(), target
+MARKDOWN = [path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.parts)]
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_the_benchmarks_and_scripts_that_the_docs_name_are_there():
+    named = set()
+    for path in MARKDOWN:
+        named |= set(re.findall(r"python ((?:tests|data)/[\w/.]+)", path.read_text("utf-8")))
+    assert len(named) > 2
+    assert [name for name in named if not (ROOT / name).exists()] == []
