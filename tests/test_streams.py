@@ -38,7 +38,7 @@ def test_image_data_gives_pairs():
         (IMAGES[0], LABELS, r"found uint8 \[3, 8, 8\]"),
         (IMAGES, LABELS[:3], r"int64 \[4\], one per image; found int64 \[3\]"),
         (IMAGES, LABELS.float(), "found float32"),
-        (IMAGES, LABELS - 1, "count from 0; found -1"),
+        (IMAGES, LABELS - 1, "must be >= 0; found -1"),
     ],
 )
 def test_unfit_images_and_labels_are_named(images, labels, message):

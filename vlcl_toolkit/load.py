@@ -15,8 +15,8 @@ from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import TaskStream
 
 _FOLDER = "folder:"
-_MATERIAL = {"root": "given_root", "cache": "cache", "skip_unreadable": "skip_unreadable"}
-_MATERIAL |= {"verify": "verify"}
+_LOCATION = {"root": "given_root", "cache": "cache", "skip_unreadable": "skip_unreadable"}
+_LOCATION |= {"verify": "verify"}
 
 
 def load_clip(
@@ -31,7 +31,7 @@ def load_clip(
 
     Args:
         name: "mini" (embedded), any ViT CLIP of open_clip, e.g. "ViT-B-16-quickgelu", or
-            "random:ViT-B-16-quickgelu:depth=2,..." for a rehearsal; see random_backbone.py.
+            "random:ViT-B-16-quickgelu:depth=2,..." for a dry run; see random_weights.py.
         pretrained: a weight set that open_clip knows for that model, e.g. "openai" (fetched once).
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         precision: of the towers; weights are float32 in any case.
@@ -106,7 +106,7 @@ def load_stream(name: str = "mini", **options: Any) -> TaskStream:
             root: folder of the data sets; default: the environment variable VLCL_DATA.
             cache: folder for decoded images. skip_unreadable: leave out damaged images.
             verify: False for data sets whose sizes are not the published ones.
-            split: of MTIL, "zscl" or "coop". sets: of MTIL, only these. seed: of few-shot draws.
+            split: of MTIL, "zscl" or "coop". sets: of MTIL, only these. seed: of few-shot sampling.
             reference: "imagenet", "tinyimagenet" or a folder of images; captions: a file of
             sentences; see `reference_source`.
 
@@ -145,19 +145,19 @@ def _call(
 
     from vlcl_toolkit.streams.location import DataLocation
 
-    material = {_MATERIAL[k]: v for k, v in options.items() if k in _MATERIAL}
-    others = {k: v for k, v in options.items() if k not in (*_MATERIAL, "captions")}
+    location = {_LOCATION[k]: v for k, v in options.items() if k in _LOCATION}
+    others = {k: v for k, v in options.items() if k not in (*_LOCATION, "captions")}
     if isinstance(others.get("reference"), (str, Path)):
         from vlcl_toolkit.streams.full_size.reference import reference_source
 
         source, captions = str(others["reference"]), options.get("captions")
         others["reference"] = reference_source(source, options.get("root"), captions)
-    known = set(inspect.signature(function).parameters) - {"name", "path", "material"}
+    known = set(inspect.signature(function).parameters) - {"name", "path", "location"}
     for option in others:
         if option not in known:
             raise unknown_name(
-                f"option of {name!r}", option, known | _MATERIAL.keys() | {"captions"}
+                f"option of {name!r}", option, known | _LOCATION.keys() | {"captions"}
             )
     if not root:
-        material.setdefault("given_root", first)
-    return function(first, DataLocation(**material), **others)
+        location.setdefault("given_root", first)
+    return function(first, DataLocation(**location), **others)

@@ -1,10 +1,10 @@
-"""Replicas of Tiny-ImageNet, ImageNet and Conceptual Captions: layouts as published, tiny images."""
+"""Imitations of Tiny-ImageNet, ImageNet and Conceptual Captions: layouts as published, tiny images."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from imitation_data.drawing import write_image, write_text
+from imitation_data.writing import write_image, write_text
 
 from vlcl_toolkit.streams.full_size.reference import CAPTIONS
 from vlcl_toolkit.streams.splits import facts

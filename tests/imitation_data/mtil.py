@@ -1,4 +1,4 @@
-"""Replicas of MTIL's eleven data sets: folders, file names and annotations as published, tiny images."""
+"""Imitations of MTIL's eleven data sets: folders, file names and annotations as published, tiny images."""
 
 import pickle
 import random
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from imitation_data import names
-from imitation_data.drawing import colour, write_image, write_json, write_text
+from imitation_data.writing import colour, write_image, write_json, write_text
 from scipy.io import savemat
 
 TRAIN, VALIDATION, TEST = 3, 1, 2

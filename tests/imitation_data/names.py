@@ -1,4 +1,4 @@
-"""Class names of the replicas: the official ones where folders or annotations are named by them."""
+"""Class names of the imitations: the official ones where folders or annotations are named by them."""
 
 import json
 from pathlib import Path

@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -18,9 +17,11 @@ from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.methods.diki.diki import Diki
 from vlcl_toolkit.methods.diki.gaussians import TaskGaussians
 from vlcl_toolkit.methods.diki.official import read_official_checkpoint
+from vlcl_toolkit.methods.diki.towers import PromptedTowers
 from vlcl_toolkit.methods.schedules import cosine_to_floor
 from vlcl_toolkit.streams import ImageData, Task
-from vlcl_toolkit.streams.full_size.coop import class_prompts, draw_shots, split_80_20
+from vlcl_toolkit.streams.full_size.coop import split_80_20
+from vlcl_toolkit.streams.splits import facts
 from vlcl_toolkit.training.loop import train_step
 from vlcl_toolkit.training.metrics import accuracy, metric_vectors, metrics
 
@@ -438,30 +439,35 @@ def run_schedule(case: Case) -> None:
 
 @runner("split")
 def run_split(case: Case) -> None:
-    """Run-time splits, three passes over all sets with one generator; then few-shot draws."""
+    """Run-time splits, three passes over all sets with one generator."""
     record = case.record
     rng = random.Random(record["seed"])
     for expected in record["passes"]:
         for name in record["set_order"]:
             train, validation = split_80_20(record["labels"][name], rng)
             assert {"train": train, "val": validation} == expected["sets"][name], name
-    if "fewshot" in record:
-        rng = random.Random(record["seed"])
-        shots = int(re.search(r"(\d+)-shot train", record["what"])[1])
-        for name in record["set_order"]:
-            labels = record["labels"][name]
-            train, validation = split_80_20(labels, rng)
-            train = draw_shots(train, labels, shots, rng)
-            validation = draw_shots(validation, labels, min(shots, 4), rng)
-            assert {"train": train, "val": validation} == record["fewshot"][name], name
+
+
+OUR_NAMES = {
+    "OxfordPets": "OxfordPet",
+    "OxfordFlowers": "Flowers",
+    "Food101": "Food",
+    "DescribableTextures": "DTD",
+    "FGVCAircraft": "Aircraft",
+}
+"""Of the data sets that the official code calls otherwise."""
 
 
 @runner("text")
 def run_text(case: Case) -> None:
     """Class names to prompts to token ids."""
     tokenizer = open_clip.get_tokenizer("ViT-B-16-quickgelu")
+    nothing = FloatImages(torch.zeros(0, 3, 1, 1))
     for entry in case.record["datasets"]:
-        prompts = class_prompts(entry["dataset"], entry["class_names"])
+        name = OUR_NAMES.get(entry["dataset"], entry["dataset"])
+        templates = tuple(facts("mtil")["data_sets"][name]["templates"])
+        task = Task(name, tuple(entry["class_names"]), templates, nothing, nothing, nothing)
+        prompts = PromptedTowers(clip=None, pool=None, templates="first").texts(task)
         assert prompts == entry["prompts"]
         tokens = tokenizer(prompts)
         for row, expected in zip(tokens, entry["token_ids"], strict=True):

@@ -1,4 +1,4 @@
-"""Replicas that the tests of this folder share; nothing may change them."""
+"""Imitations that the tests of this folder share; nothing may change them."""
 
 from pathlib import Path
 

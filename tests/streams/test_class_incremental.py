@@ -1,11 +1,11 @@
-"""Class-incremental streams from replicas, and their label space."""
+"""Class-incremental streams from imitations, and their label space."""
 
 import numpy as np
 import pytest
 import torch
 from imitation_data import names as official_names
-from imitation_data.drawing import label_of
 from imitation_data.imagenet import imagenet, tiny_imagenet
+from imitation_data.writing import label_of
 from tiny import tiny_stream
 
 from vlcl_toolkit import run
@@ -115,21 +115,21 @@ def parts(task):
 def test_classes_seen_so_far():
     stream = seen_stream()
     space = LabelSpace(stream)
-    data, asked = space.question(stream[0], learned=1)
+    data, asked = space.evaluation_set(stream[0], learned=1)
     assert asked.class_names == stream[0].class_names
     assert torch.equal(data.labels, stream[0].test.labels)
-    data, asked = space.question(stream[1], learned=2)
+    data, asked = space.evaluation_set(stream[1], learned=2)
     assert asked.class_names == (*stream[0].class_names, *stream[1].class_names)
     assert torch.equal(data.labels, stream[1].test.labels + 3)
-    ahead, everything = space.question(stream[1], learned=1)
+    ahead, everything = space.evaluation_set(stream[1], learned=1)
     assert everything.class_names == asked.class_names
     assert ahead is data, "methods remember what they know of a set by the object"
-    assert space.question(stream.held_out[0], learned=1)[1] is stream.held_out[0]
+    assert space.evaluation_set(stream.held_out[0], learned=1)[1] is stream.held_out[0]
 
 
 def test_own_classes_by_default():
     stream = tiny_stream()
-    assert LabelSpace(stream).question(stream[1], 0) == (stream[1].test, stream[1])
+    assert LabelSpace(stream).evaluation_set(stream[1], 0) == (stream[1].test, stream[1])
 
 
 def test_one_list_of_prompts_is_needed():

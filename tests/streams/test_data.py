@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from imitation_data import mtil as replicas
+from imitation_data import mtil as imitations
 
 from vlcl_toolkit.cli import main
 from vlcl_toolkit.errors import UserError
@@ -26,14 +26,14 @@ def faults(root: Path, *sets: str, **options) -> list[str]:
     return [f"{f.data_set}, {f.aspect}: {f.text}" for f in found if not f.good]
 
 
-def test_whole_replicas_have_no_fault(mtil_root, imagenet_root):
+def test_whole_imitations_have_no_fault(mtil_root, imagenet_root):
     assert faults(mtil_root) == []
     assert faults(imagenet_root, "TinyImageNet", "ImageNet", decode=False) == []
 
 
 def test_five_planted_faults_are_all_named(tmp_path, capsys):
     for name in ("Food", "EuroSAT", "DTD", "OxfordPet", "MNIST"):
-        replicas.MTIL[name](tmp_path)
+        imitations.MTIL[name](tmp_path)
     truncated = tmp_path / "food-101/images/dish_number_007/7001.jpg"
     truncated.write_bytes(truncated.read_bytes()[:200])
     missing = tmp_path / "oxford-iiit-pet/images/pug_2.jpg"
@@ -75,7 +75,7 @@ def test_missing_split_files_are_named(mtil_root, tmp_path):
 
 
 def test_split_file_of_other_images(tmp_path):
-    replicas.eurosat(tmp_path)
+    imitations.eurosat(tmp_path)
     path = tmp_path / "eurosat/split_zhou_EuroSAT.json"
     split = json.loads(path.read_text())
     split["test"][0][0] = "River/River_99.jpg"
@@ -97,7 +97,7 @@ def test_unknown_set_is_named(tmp_path):
 class Host(http.server.BaseHTTPRequestHandler):
     """Serves `files`, in parts if asked; `limit`: bytes after which the connection breaks."""
 
-    files: dict[str, bytes] = {}  # noqa: RUF012 (set anew by every test)
+    files: dict[str, bytes] = {}  # noqa: RUF012 (set by every test)
     limit: int | None = None
     asked: list[str | None] = []  # noqa: RUF012
 
@@ -156,7 +156,7 @@ def test_a_wrong_checksum_is_refused(host, tmp_path):
 def served_set(monkeypatch, host: str, tmp_path: Path) -> Path:
     """EuroSAT, from a host of our own."""
     made = tmp_path / "made"
-    replicas.eurosat(made)
+    imitations.eurosat(made)
     archive = tmp_path / "EuroSAT.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted((made / "eurosat/2750").rglob("*.jpg")):
@@ -221,4 +221,4 @@ def test_what_to_fetch_by_hand_and_where_to_put_it(tmp_path):
 
 def test_complete_sets_need_nothing(mtil_root):
     lines = list(data_prepare.prepare_data(mtil_root, fetch=False))
-    assert lines[:11] == [f"{name}: complete" for name in replicas.MTIL]
+    assert lines[:11] == [f"{name}: complete" for name in imitations.MTIL]

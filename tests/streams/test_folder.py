@@ -79,8 +79,8 @@ def test_settings(own):
         ("task.yaml", {"order": ["tool"]}, r"unknown task folder .* 'tool'; did you mean 'tools'"),
         ("task.yaml", {"ordr": ["tools"]}, "unknown setting in .* 'ordr'; did you mean 'order'"),
         ("task.yaml", {"templates": "a {}"}, "templates in .* must be a list; found 'a {}'"),
-        ("task.yaml", "a: [", "is no YAML"),
-        ("task.yaml", "- a", "must hold settings 'name: value'"),
+        ("task.yaml", "a: [", "is not valid YAML"),
+        ("task.yaml", "- a", "must contain settings 'name: value'"),
         ("task.yaml", {"split": {"train": 0.9, "test": 0.9}}, "sum to 1"),
         ("task.yaml", {"split": {"trian": 0.5}}, "shares of train, validation and test"),
         ("tools/task.yaml", {"class_names": {"sow": "x"}}, "'sow'; did you mean 'saw'"),
@@ -162,7 +162,7 @@ def test_captions_in_the_wrong_form_are_named(tmp_path, content, message):
 
 
 def test_reference_folder_without_images_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no image"):
+    with pytest.raises(UserError, match="contains no image"):
         reference_source(str(tmp_path))()
     with pytest.raises(UserError, match="there is no folder of reference images"):
         reference_source(str(tmp_path / "nowhere"))()

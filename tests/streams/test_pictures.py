@@ -134,7 +134,7 @@ def test_cache_is_made_once_and_needs_no_decoding(folder, tmp_path, monkeypatch)
     assert [again[i].tobytes() for i in range(5)] == before
 
 
-def test_changed_files_are_decoded_anew(folder, tmp_path):
+def test_changed_files_are_decoded_again(folder, tmp_path):
     old = CachedPictures(pictures_of(folder), tmp_path / "cache", "set")
     Image.new("RGB", (9, 9)).save(folder / "0.jpg")
     new = CachedPictures(pictures_of(folder), tmp_path / "cache", "set")

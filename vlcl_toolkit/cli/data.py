@@ -19,7 +19,7 @@ class DataOptions:
     data: Path | None = None
     """Folder of the data sets; default: the environment variable VLCL_DATA."""
     split: Literal["zscl", "coop"] | None = None
-    """BatchSharding of MTIL; default: the one that the protocol was published with."""
+    """Split of MTIL; default: the one that the protocol was published with."""
     cache: Path | None = None
     """Folder for decoded images (3 bytes per pixel), filled on the first use."""
     skip_unreadable: bool = False
@@ -69,7 +69,7 @@ def data(
         action: check or prepare.
         root: The data folder (prepare makes it); default: the environment variable VLCL_DATA.
         sets: Only these, e.g. Food SUN397 TinyImageNet ImageNet; default: the eleven of MTIL.
-        splits: check: which divisions of MTIL.
+        splits: check: which splits of MTIL.
         decode: check: look at every image (the longest part by far).
         sizes: check: compare counts and checksums with the published ones; --no-sizes for imitations.
         fetch: prepare: --no-fetch only says what is missing.

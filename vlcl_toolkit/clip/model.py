@@ -30,7 +30,7 @@ from vlcl_toolkit.sharding import (
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TEXTS_AT_ONCE = 512  # bounds the memory of a large prompt ensemble
-_LENGTHS = WeakTensorKeyDictionary()  # a step must not wait for the device to tell it
+_LENGTHS = WeakTensorKeyDictionary()  # avoids a GPU sync in every step
 
 
 def normalize(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
@@ -67,7 +67,7 @@ def encode_tokens(
 
 
 def text_length(tokens: Int[Tensor, "n context"]) -> int:
-    """Positions up to the last end-of-text token; asked of the device once per tensor."""
+    """Positions up to the last end-of-text token; read from the device once per tensor."""
     if tokens not in _LENGTHS:
         _LENGTHS[tokens] = int(tokens.argmax(dim=-1).max()) + 1
     return _LENGTHS[tokens]
@@ -137,7 +137,7 @@ class Clip:
     def encode_image(self, images: Float[Tensor, "part 3 h w"]) -> Float[Tensor, "b dim"]:
         """Unit-norm float32 features of transformed images.
 
-        Where several processes divide a batch (`division.py`): of the whole batch.
+        If batches are sharded over ranks (`sharding.py`): of the whole batch.
         """
 
         def tower(part: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Clip:
         others: Float[Tensor, "other_part 3 h w"],
         total: int,
     ) -> tuple[Float[Tensor, "b dim"], Float[Tensor, "r dim"]]:
-        """`encode_image` of two sets, in one forward pass if nothing divides them.
+        """`encode_image` of two sets, in one forward pass if batches are not sharded.
 
         Args:
             total: of the whole batch that `others` are a part of.
@@ -194,7 +194,7 @@ class Clip:
         """The factor between cosine similarity and logit (100 in OpenAI's models)."""
         parameter = self.model.logit_scale
         version = (id(parameter), parameter._version)
-        if version != self._scale[0]:  # a step must not wait for the device to tell it
+        if version != self._scale[0]:  # avoids a GPU sync in every step
             self._scale = version, float(parameter.detach().exp())
         return self._scale[1]
 
@@ -228,8 +228,8 @@ def find_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        advice = "use 'cpu' or 'auto'"
-        raise UserError(f"device {str(device)!r} is not there on this machine; {advice}") from error
+        named = "no CUDA device" if str(device) == "cuda" else f"no device {str(device)!r}"
+        raise UserError(f"{named} is available on this machine; use 'cpu' or 'auto'") from error
     return found
 
 

@@ -1,6 +1,6 @@
 """A CLIP of some architecture of open_clip with random weights, and fewer and narrower blocks if wanted.
 
-For rehearsals: every step of a full-size run, in minutes on a laptop. The numbers mean nothing, and
+For dry runs: every step of a full-size run, in minutes on a laptop. The numbers mean nothing, and
 the name that every record carries says so:
 
     random:ViT-B-16-quickgelu                          the true size
@@ -27,7 +27,7 @@ _OPTIONS = ("depth", "width", "pixels", "dim", "seed")
 
 
 def load_random(name: str) -> tuple[CLIP, Any, str]:
-    """The model of a name, its tokenizer, and words for where its weights come from.
+    """The model of a name, its tokenizer, and a description of its weights.
 
     Raises:
         UserError: as `random_backbone`.
@@ -38,7 +38,7 @@ def load_random(name: str) -> tuple[CLIP, Any, str]:
 
 
 def random_backbone(name: str) -> tuple[str, dict[str, Any], int]:
-    """What a name stands for.
+    """Parse a name.
 
     Args:
         name: "random:<architecture>", or with ":<option>=<number>,..." behind it.
@@ -65,9 +65,9 @@ def random_backbone(name: str) -> tuple[str, dict[str, Any], int]:
         vision["layers"] = texts["layers"] = options["depth"]
     if "width" in options:
         width = _multiple("width", options["width"], _HEAD)
-        share = width / vision["width"]
+        ratio = width / vision["width"]
         vision["width"] = width
-        texts["width"] = max(_HEAD, round(texts["width"] * share / _HEAD) * _HEAD)
+        texts["width"] = max(_HEAD, round(texts["width"] * ratio / _HEAD) * _HEAD)
         texts["heads"] = texts["width"] // _HEAD
     if "pixels" in options:
         vision["image_size"] = _multiple("pixels", options["pixels"], vision["patch_size"])
@@ -76,7 +76,7 @@ def random_backbone(name: str) -> tuple[str, dict[str, Any], int]:
 
 
 def random_model(config: dict[str, Any], seed: int) -> CLIP:
-    """A CLIP with open_clip's initial weights; the same for the same seed, whatever was drawn before.
+    """A CLIP with open_clip's initial weights; the same for the same seed, whatever torch's generator did before.
 
     Args:
         config: as open_clip has it, e.g. from `random_backbone`.

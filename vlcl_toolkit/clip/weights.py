@@ -16,7 +16,7 @@ from vlcl_toolkit.errors import UserError
 
 # OpenAI's own files carry these numbers beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
-# What torch's reader stumbles over in files that are not its own, or damaged.
+# What torch's reader raises on damaged or foreign files.
 _OTHER_CONTENT = (
     *(LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError),
     struct.error,
@@ -37,9 +37,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            with (
-                warnings.catch_warnings()
-            ):  # a pickle of other origin is refused below, in one line
+            with warnings.catch_warnings():  # a foreign pickle is refused below, in one line
                 warnings.filterwarnings("ignore", "Detected pickle protocol")
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
@@ -47,11 +45,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
         advice = "it may be truncated, or need pickle, which is not allowed; fetch or save it again"
         raise UserError(f"cannot read the weights in {path}: {reason}; {advice}") from error
     except _OTHER_CONTENT as error:
-        raise UserError(f"{path} is no weights file, or a damaged one; fetch it again") from error
+        raise UserError(
+            f"{path} is not a weights file, or it is damaged; fetch it again"
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
-        raise UserError(f"{path} does not hold a table of named tensors; give a state dict")
+        raise UserError(f"{path} does not contain named tensors; give a state dict")
     names = {name: name.removeprefix("module.") for name in content}
     return {new: content[old] for old, new in names.items() if new not in _NOT_WEIGHTS}
 
@@ -71,8 +71,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     )
     if wrong:
         found = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
-        advice = "choose the backbone that the file was saved from"
-        raise UserError(f"{path} holds other weights; {len(wrong)} differ ({found}); {advice}")
+        raise UserError(
+            f"{path} does not match this model: {len(wrong)} tensors differ in name or shape "
+            f"({found}); choose the backbone that the file was saved from"
+        )
     model.load_state_dict(state)
 
 

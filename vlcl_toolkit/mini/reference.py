@@ -1,4 +1,4 @@
-"""Unlabelled reference material: images and sentences that methods may distil on (ZSCL) or take as "none of the tasks".
+"""Unlabelled reference data: images and sentences that methods may distil on (ZSCL) or take as "none of the tasks".
 
 Neither is the pre-training distribution, as ImageNet and Conceptual Captions are not CLIP's: the images mix unrelated
 silhouettes, characters and terrain in collages with a film look, and the sentences follow a grammar of their own over

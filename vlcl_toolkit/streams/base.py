@@ -86,12 +86,12 @@ def _is_template(text: str) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Unlabelled material from outside the stream, for methods that distil on it or reject by it.
+    """Unlabelled data from outside the stream, for methods that distil on it or reject by it.
 
     Attributes:
-        images: uint8 `[N, 3, H, W]`, or a set of images of any size (its labels are not looked at).
-        sentences: texts of things in general (the part that captions play for ZSCL).
-        class_names: names of things in general (the part that ImageNet's names play for ZSCL-).
+        images: uint8 `[N, 3, H, W]`, or a set of images of any size (its labels are ignored).
+        sentences: about anything (ZSCL takes captions).
+        class_names: of anything (ImageNet's in ZSCL's experiments without captions).
     """
 
     images: UInt8[Tensor, "n 3 h w"] | ImageData
@@ -114,9 +114,9 @@ class TaskStream:
     Attributes:
         id: names the stream in every record, e.g. "mini" or "mini-5shot".
         tasks: what is learned, first to last.
-        split_id: names the division into train, validation and test sets.
-        held_out: tasks that are tested after every step and never learned.
-        reference: gives the reference material when a method asks for it; None: there is none.
+        split_id: names the split into train, validation and test sets.
+        held_out: tasks that are tested after every task and never learned.
+        reference: called when a method asks for reference data; None: there is none.
         skipped: by task, how many unreadable images were left out (see `DataLocation`).
         label_space: what an image is classified among: "task", the classes of its own task, or
             "seen", those of all tasks learned so far (see `class_incremental.py`).
@@ -168,7 +168,7 @@ class TaskStream:
         """Only the tasks at `keys` (names or indices), in that order; held-out tasks stay.
 
         Args:
-            held_out: other tasks of the stream that are tested after every step, too, and never learned.
+            held_out: other tasks of the stream that are tested after every task, too, and never learned.
         """
         tested = (*(self[key] for key in held_out), *self.held_out)
         return replace(self, tasks=tuple(self[key] for key in keys), held_out=tested)

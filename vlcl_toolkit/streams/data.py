@@ -88,7 +88,7 @@ def check_labels(labels: Tensor, count: int) -> None:
         found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
         raise UserError(f"labels must be int64 [{count}], one per image; found {found}")
     if len(labels) and int(labels.min()) < 0:
-        raise UserError(f"labels count from 0; found {int(labels.min())}; shift them")
+        raise UserError(f"labels must be >= 0; found {int(labels.min())}")
 
 
 def few_shot_indices(labels: Int64[Tensor, " n"], shots: int, seed: int) -> Int64[Tensor, " m"]:
@@ -131,7 +131,7 @@ def load_batch(
 ) -> tuple[Float[Tensor, "part 3 h w"], Int64[Tensor, " b"]]:
     """Transformed images and labels.
 
-    Where several processes divide a batch (`division.py`): the images of this process, all labels.
+    If batches are sharded over ranks (`sharding.py`): the images of this rank, all labels.
 
     Args:
         seed: seeds the transform's random choices; torch's global generator is left as it was.

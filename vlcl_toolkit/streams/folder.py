@@ -6,12 +6,12 @@
             task.yaml        optional: templates, class_names, split of this task alone
             rose/  lily/     images (.jpg, .jpeg, .png, .webp, .bmp)
         tools/
-            train/  test/    or divided already: each with one sub-folder per class;
-                             validation/ may be there as well
+            train/  test/    or split already: each with one sub-folder per class;
+                             validation/ is optional
 
 order: task folders, first to last (default: alphabetical). templates: prompts with one {} each.
 class_names: {folder: words}; otherwise "_" in a folder's name becomes a space. split: shares of each
-class for tasks that are not divided, {train: 0.7, validation: 0.1, test: 0.2, seed: 0}.
+class for tasks that are not split yet, {train: 0.7, validation: 0.1, test: 0.2, seed: 0}.
 """
 
 from collections.abc import Callable
@@ -36,17 +36,17 @@ DEFAULT_SPLIT = {"train": 0.7, "validation": 0.1, "test": 0.2, "seed": 0}
 
 def folder_stream(
     path: str | Path,
-    material: DataLocation | None = None,
+    location: DataLocation | None = None,
     reference: Callable[[], Reference] | None = None,
 ) -> TaskStream:
     """Load a stream from a folder; see the module's docstring for the layout.
 
     Args:
-        material: cache and treatment of unreadable images.
-        reference: reference material of the stream, see `reference.py`.
+        location: cache, and what happens to unreadable images.
+        reference: reference data of the stream, see `reference_source`.
 
     Raises:
-        UserError: no task, a task without classes or images, settings of the wrong form.
+        UserError: no task, a task without classes or images, malformed settings.
     """
     path = Path(path).expanduser().resolve()
     if not path.is_dir():
@@ -60,8 +60,8 @@ def folder_stream(
     if not order:
         raise UserError(f"{path} has no task: no sub-folder; make one per task")
     tasks = [_task(path / name, settings) for name in order]
-    material = material or DataLocation(given_root=path)
-    ready, skipped = material.prepare(tasks)
+    location = location or DataLocation(given_root=path)
+    ready, skipped = location.prepare(tasks)
     return TaskStream(
         id=f"folder-{path.name}",
         tasks=ready,
@@ -74,8 +74,8 @@ def folder_stream(
 def _task(path: Path, common: dict[str, Any]) -> Task:
     settings = common | _settings(path, {"templates", "class_names", "split"})
     folders = sorted(entry.name for entry in path.iterdir() if _is_folder(entry))
-    divided = {"train", "test"} <= set(folders) <= set(SPLITS)
-    parts = folders if divided else ["."]
+    presplit = {"train", "test"} <= set(folders) <= set(SPLITS)
+    parts = folders if presplit else ["."]
     classes = sorted({e.name for part in parts for e in (path / part).iterdir() if _is_folder(e)})
     if not classes:
         raise UserError(f"the task folder {path} has no sub-folder; make one per class")
@@ -90,17 +90,19 @@ def _task(path: Path, common: dict[str, Any]) -> Task:
     empty = sorted(set(range(len(classes))) - set(labels.tolist()))
     if empty:
         raise UserError(f"the class folder {classes[empty[0]]!r} of {path} has no image; add some")
-    if divided:
+    if presplit:
         ends = torch.tensor([0, *(len(files[part]) for part in parts)]).cumsum(0).tolist()
         rows = {part: torch.arange(ends[i], ends[i + 1]) for i, part in enumerate(parts)}
     else:
-        rows = _divide(labels, path, settings.get("split", {}))
+        rows = _random_split(labels, path, settings.get("split", {}))
     data = PictureData(FilePictures(path, paths), labels)
     sets = [data.subset(rows.get(split, [])) for split in SPLITS]
     return Task(path.name, names, tuple(settings.get("templates", DEFAULT_TEMPLATES)), *sets)
 
 
-def _divide(labels: torch.Tensor, path: Path, split: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _random_split(
+    labels: torch.Tensor, path: Path, split: dict[str, Any]
+) -> dict[str, torch.Tensor]:
     unknown = set(split) - set(DEFAULT_SPLIT)
     shares = DEFAULT_SPLIT | split if "test" not in split else {"validation": 0, "seed": 0} | split
     total = sum(float(shares.get(name, 0)) for name in SPLITS)
@@ -140,9 +142,13 @@ def _settings(folder: Path, known: set[str]) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}; correct it") from error
+        raise UserError(
+            f"{path} is not valid YAML: {' '.join(str(error).split())}; correct it"
+        ) from error
     if not isinstance(settings, dict):
-        raise UserError(f"{path} must hold settings 'name: value'; found {settings!r}; correct it")
+        raise UserError(
+            f"{path} must contain settings 'name: value'; found {settings!r}; correct it"
+        )
     for name, value in settings.items():
         if name not in known:
             raise unknown_name(f"setting in {path}", name, known)

@@ -1,9 +1,9 @@
 """Images decoded once: their pixels in one memory-mapped file of bytes.
 
 What is kept is the decoded original, in its own size and mode, not a resized copy: training crops
-each original anew, and only then does every transform give the identical tensor with and without the
-cache. It takes 3 bytes per pixel (0.8 MB for an image of Food-101, ten times its JPEG file), so
-the fast local disk should be the place, and SUN397 or ImageNet may not be worth theirs.
+each original again, and every transform gives bit-identical results with and without the cache. It
+takes 3 bytes per pixel (0.8 MB for an image of Food-101, ten times its JPEG file), so put it on the
+fast local disk; for SUN397 or ImageNet it may not be worth the space.
 
 `<name>-<fingerprint>.pixels` holds the bytes, the `.json` beside it where each image lies, its size,
 mode and CRC-32, and a SHA-256 of that table. Other files (changed, added, removed) have another
@@ -69,7 +69,7 @@ class CachedPictures(Pictures):
         if len(data) != count or zlib.crc32(data) != checksum:
             raise UserError(
                 f"the image cache {self.path} is damaged at {self.name(index)}; remove that file "
-                f"and {self.path.with_suffix('.json')}, and it will be made anew"
+                f"and {self.path.with_suffix('.json')}, and it will be made again"
             )
         return Image.frombytes(mode, (width, height), data)
 

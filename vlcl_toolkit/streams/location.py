@@ -41,11 +41,11 @@ class DataLocation:
     Attributes:
         given_root: the data folder; None: see `data_folder`.
         cache: folder of decoded images (see `image_cache.py`); None: decode each time.
-        skip_unreadable: leave out images that cannot be decoded; how many is recorded with the
-            stream. Looks at every image once (then it is remembered in `cache`, or in `.vlcl` of
-            the data folder).
+        skip_unreadable: leave out images that cannot be decoded; the stream records how many.
+            Every image is decoded once; the outcome is kept in `cache`, or in `.vlcl` of the data
+            folder.
         verify: insist on the published sizes, numbers of classes and checksums. False is for
-            replicas: the split id says so.
+            imitations: the split id then says "unverified".
     """
 
     given_root: str | Path | None = None

@@ -39,7 +39,7 @@ class Pictures(ABC):
         """Decode one.
 
         Raises:
-            UserError: it is missing, truncated or no image; its name is in the message.
+            UserError: it is missing, truncated or not an image; its name is in the message.
         """
 
     @abstractmethod

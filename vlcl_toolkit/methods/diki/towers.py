@@ -7,7 +7,6 @@ from torch import Tensor
 from vlcl_toolkit.clip.model import Clip, normalize
 from vlcl_toolkit.methods.diki.prompts import PromptPool
 from vlcl_toolkit.streams.base import Task
-from vlcl_toolkit.streams.full_size.coop import prompt
 
 _TEXTS_AT_ONCE = 512  # bounds the memory of class prompts at many weights
 
@@ -60,9 +59,13 @@ class PromptedTowers:
         return normalize(by_template.mean(dim=2))
 
     def texts(self, task: Task, templates: str | None = None) -> list[str]:
-        """Class prompts, class by class; `_` is read as a space."""
+        """Class prompts, class by class; every `_` becomes a space, as in the official code."""
         chosen = task.templates if (templates or self.templates) == "all" else task.templates[:1]
-        return [prompt(template, name) for name in task.class_names for template in chosen]
+        return [
+            template.format(name).replace("_", " ")
+            for name in task.class_names
+            for template in chosen
+        ]
 
     def tokens(self, task: Task, templates: str | None = None) -> Int[Tensor, "texts context"]:
         """Token ids of `texts`, made once per task."""

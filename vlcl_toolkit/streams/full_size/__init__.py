@@ -1,1 +1,1 @@
-"""The published data sets: where they come from, how they are read, divided, checked and prepared."""
+"""The published data sets: where they come from, how they are read, split, checked and prepared."""

@@ -1,4 +1,4 @@
-"""`vlcl data check`: is what lies in the data folder what was published?"""
+"""`vlcl data check`: compare the data folder with what was published."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ OTHERS = ("TinyImageNet", "ImageNet")
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one aspect of a data set.
+    """Result of one check of a data set.
 
     Attributes:
         data_set, aspect: e.g. "Food", "images".
-        good: nothing is wrong. `text`: one line for people.
+        good: nothing is wrong. `text`: one line.
     """
 
     data_set: str
@@ -47,9 +47,9 @@ def check_data(
     Args:
         root: the data folder.
         sets: names as in `mtil.json`, "TinyImageNet", "ImageNet"; empty: the eleven of MTIL.
-        splits: which divisions of MTIL.
-        decode: look at every image.
-        sizes: compare counts and checksums with the published ones (not for replicas).
+        splits: which splits of MTIL.
+        decode: decode every image.
+        sizes: compare counts and checksums with the published ones (not for imitations).
 
     Raises:
         UserError: an unknown set. (Faults of the data are findings.)
@@ -57,7 +57,7 @@ def check_data(
     for name in sets:
         if name not in SOURCES:
             raise unknown_name("data set", name, SOURCES)
-    material = DataLocation(root, verify=False)  # so that every fault is found, not the first alone
+    location = DataLocation(root, verify=False)  # find every fault, not only the first
     for name in sets or mtil_names():
         missing = [root / path for path in SOURCES[name].required if not (root / path).exists()]
         for path in missing:
@@ -77,7 +77,7 @@ def check_data(
                 text = f"{root / coop_file(name)} is missing; fetch {COOP_FILES[name][1]} by hand"
                 yield Finding(name, "files", False, text)
                 continue
-            yield from _check_split(name, split, material, decode, sizes, seen)
+            yield from _check_split(name, split, location, decode, sizes, seen)
         yield from _check_folders(name, root)
 
 
@@ -90,10 +90,10 @@ def _checksums(name: str, root: Path) -> Iterator[Finding]:
 
 
 def _check_split(
-    name: str, split: Split, material: DataLocation, decode: bool, sizes: bool, seen: set[str]
+    name: str, split: Split, location: DataLocation, decode: bool, sizes: bool, seen: set[str]
 ) -> Iterator[Finding]:
     try:
-        task = mtil_task(name, material, split)
+        task = mtil_task(name, location, split)
     except UserError as error:
         yield Finding(name, split, False, str(error))
         return
@@ -133,10 +133,10 @@ def _images(name: str, parts: list[PictureData], seen: set[str]) -> Iterator[Fin
         if not rows:
             continue
         looked += len(rows)
-        for message in unreadable(pictures, rows, f"look at {name}").values():
+        for message in unreadable(pictures, rows, f"check {name}").values():
             yield Finding(name, "images", False, message.split("; ")[0])
     if looked:
-        yield Finding(name, "images", True, f"{looked} looked at")
+        yield Finding(name, "images", True, f"{looked} decoded")
 
 
 # Folders named by classes: where they lie, and which names may be there besides the data set's own.
@@ -168,7 +168,9 @@ def _check_folders(name: str, root: Path) -> Iterator[Finding]:
         return
     found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
     for extra in sorted(found - wanted):
-        yield Finding(name, "classes", False, f"{folder / extra} is no class of {name}; remove it")
+        yield Finding(
+            name, "classes", False, f"{folder / extra} is not a class of {name}; remove it"
+        )
     for lacking in sorted(wanted - found):
         yield Finding(name, "classes", False, f"{folder / lacking} is missing")
 

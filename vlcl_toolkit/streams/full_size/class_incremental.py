@@ -54,31 +54,31 @@ VARIANTS = {
 
 def class_incremental_stream(
     name: str,
-    material: DataLocation | None = None,
+    location: DataLocation | None = None,
     reference: Callable[[], Reference] | None = None,
 ) -> TaskStream:
     """Load a class-incremental stream; its tasks are called "step01", "step02", ...
 
     Args:
         name: a key of `VARIANTS`.
-        material: where the files are and how they are read; None: defaults.
-        reference: reference material of the stream, see `reference.py`.
+        location: where the files are and how they are read; None: defaults.
+        reference: reference data of the stream, see `reference_source`.
 
     Raises:
         UserError: the set is missing or damaged, or its sizes differ from the published ones.
     """
-    steps, material, known = VARIANTS[name], material or DataLocation(), facts("class_incremental")
-    train, test, names = _read(steps.data_set, material)
-    if material.verify:
-        _check(steps.data_set, train, test, names, material.root)
+    steps, location, known = VARIANTS[name], location or DataLocation(), facts("class_incremental")
+    train, test, names = _read(steps.data_set, location)
+    if location.verify:
+        _check(steps.data_set, train, test, names, location.root)
     order = known["orders"][steps.data_set]
     ends = [0, *range(steps.base, len(order) + 1, steps.increment)]
     tasks = tuple(
         _task(f"step{k:02}", order[start:end], names, train, test, known["prompts"][steps.data_set])
         for k, (start, end) in enumerate(pairwise(ends), start=1)
     )
-    verified = "" if material.verify else "-unverified"
-    ready, skipped = material.prepare(tasks)
+    verified = "" if location.verify else "-unverified"
+    ready, skipped = location.prepare(tasks)
     return TaskStream(
         id=name,
         tasks=ready,
@@ -102,8 +102,8 @@ def class_names(data_set: str) -> tuple[str, ...]:
     return tuple(names[:100] if data_set == "imagenet100" else names)
 
 
-def _read(data_set: str, material: DataLocation) -> tuple[Listing, Listing, tuple[str, ...]]:
-    root, verify = material.root, material.verify
+def _read(data_set: str, location: DataLocation) -> tuple[Listing, Listing, tuple[str, ...]]:
+    root, verify = location.root, location.verify
     if data_set == "cifar100":
         train = read_official("CIFAR100", root, "train", verify=verify)
         return train, read_official("CIFAR100", root, "test", verify=verify), train.classes

@@ -1,9 +1,9 @@
-"""The division of CoOp (Zhou et al. 2022), which DIKI uses: training, validation and test images.
+"""CoOp's split (Zhou et al. 2022), which DIKI uses: training, validation and test images.
 
-Eight data sets take CoOp's split files, Aircraft its official three parts, CIFAR100 and MNIST their
-official test set and a division of the training set by class (`split_80_20`), drawn once with a
-seed of the data set's own. The official DIKI code draws these two three times and so trains on most
-validation images; that leak is not carried over.
+Eight data sets take CoOp's split files, Aircraft its three official parts, CIFAR100 and MNIST their
+official test set and a random split of the training set by class (`split_80_20`), made once, with a
+seed of the data set's own. The official DIKI code splits these two three times and so trains on
+most validation images; that leak is not reproduced.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed
-from vlcl_toolkit.streams.full_size.sources import SOURCES, require, require_coop
+from vlcl_toolkit.streams.full_size.sources import require, require_coop
 from vlcl_toolkit.streams.full_size.torchvision_sets import read_official
 from vlcl_toolkit.streams.pictures import FilePictures, PictureData
 
@@ -53,8 +53,8 @@ def read_coop(name: str, root: Path, *, verify: bool = True) -> tuple[Parts, tup
     if name == "Aircraft":
         validation = read_official(name, root, "val", verify=verify).data
         return (train.data, validation, test), train.classes
-    draw = random.Random(derive_seed("coop", name, _SEED))
-    learned, held = split_80_20(train.labels.tolist(), draw)
+    rng = random.Random(derive_seed("coop", name, _SEED))
+    learned, held = split_80_20(train.labels.tolist(), rng)
     return (train.data.subset(learned), train.data.subset(held), test), train.classes
 
 
@@ -93,46 +93,6 @@ def _entries(path: Path, part: str) -> list[tuple[str, int, str]]:
         ) from error
 
 
-def coop_folder(name: str) -> str:
-    """Folder of the images of a set's split file, relative to the data folder."""
-    return _BASE.get(name, SOURCES[name].folder)
-
-
-TEMPLATES = {
-    "Caltech101": "a photo of a {}.",
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "StanfordCars": "a photo of a {}, a type of car.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "Food101": "a photo of a {}, a type of food.",
-    "SUN397": "a photo of a {}.",
-    "DescribableTextures": "a photo of a {} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "CIFAR100": "a photo of a {}.",
-    "MNIST": 'a photo of the number: "{}".',
-}
-"""By the official name of the data set."""
-
-
-def prompt(template: str, class_name: str) -> str:
-    """The template with the class name; every `_` of the text is read as a space."""
-    return template.format(class_name).replace("_", " ")
-
-
-def class_prompts(dataset: str, class_names: Sequence[str]) -> list[str]:
-    """The official prompt of each class.
-
-    Args:
-        dataset: a key of `TEMPLATES`.
-
-    Raises:
-        UserError: unknown data set.
-    """
-    if dataset not in TEMPLATES:
-        raise unknown_name("data set", dataset, TEMPLATES)
-    return [prompt(TEMPLATES[dataset], name) for name in class_names]
-
-
 def split_80_20(labels: Sequence[int], rng: random.Random) -> tuple[list[int], list[int]]:
     """Indices of the training and the validation images of a set that comes without validation.
 
@@ -142,37 +102,17 @@ def split_80_20(labels: Sequence[int], rng: random.Random) -> tuple[list[int], l
     Args:
         rng: the official code has one for all sets, seeded with 42 before the first. It splits each
             set three times (for training, validation, test) and takes the training images of the
-            first draw and the validation images of the second, so that most validation images are
+            first split and the validation images of the second, so that most validation images are
             trained on. One call, both parts from it, has no such leak.
     """
+    by_class: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_class.setdefault(label, []).append(index)
     train: list[int] = []
     validation: list[int] = []
-    for members in _by_class(range(len(labels)), labels).values():
+    for members in by_class.values():
         rng.shuffle(members)
         cut = round(0.2 * len(members))
         validation += members[:cut]
         train += members[cut:]
     return train, validation
-
-
-def draw_shots(
-    indices: Sequence[int], labels: Sequence[int], shots: int, rng: random.Random
-) -> list[int]:
-    """`shots` random images per class out of `indices`; all of a class that has fewer.
-
-    The official few-shot stream draws 16 training and then min(16, 4) validation images per class.
-
-    Args:
-        labels: of the whole set; `labels[i]` belongs to image i.
-    """
-    drawn: list[int] = []
-    for members in _by_class(indices, labels).values():
-        drawn += rng.sample(members, shots) if len(members) >= shots else members
-    return drawn
-
-
-def _by_class(indices: Sequence[int], labels: Sequence[int]) -> dict[int, list[int]]:
-    groups: dict[int, list[int]] = {}
-    for index in indices:
-        groups.setdefault(labels[index], []).append(index)
-    return groups

@@ -1,9 +1,9 @@
-"""MTIL: eleven data sets, one after another, in two published orders and two published divisions.
+"""MTIL: eleven data sets, one after another, in two published orders and two published splits.
 
 "zscl": the official parts as ZSCL (Zheng et al. 2023) and MoE-Adapters (Yu et al. 2024) use them;
-sets that come undivided are split 80/20 with seed 42; there is no validation. 1201 classes, the
-whole prompt ensemble. (SUN397's file order is sorted here, which the authors' was not: its split
-cannot equal theirs.) "coop": CoOp's splits, as DIKI (Tang et al. 2024) uses them; 1200 classes, one
+sets without official parts are split 80/20 with seed 42; no validation images. 1201 classes, the
+whole prompt ensemble. (SUN397's files are sorted here, the authors' were not: its split cannot
+equal theirs.) "coop": CoOp's splits, as DIKI (Tang et al. 2024) uses them; 1200 classes, one
 template. The test sets differ for 8 of 11 data sets: never compare numbers across the two.
 """
 
@@ -20,9 +20,9 @@ from vlcl_toolkit.streams.location import DataLocation
 from vlcl_toolkit.streams.splits import SPLITS, facts, fingerprint, random_80_20
 
 Split = Literal["zscl", "coop"]
-# Official parts: training and test, or all images to be divided.
+# Official parts for training and test, where they are not "train" and "test".
 _PARTS = {"OxfordPet": ("trainval", "test")}
-_UNDIVIDED = ("Caltech101", "EuroSAT", "SUN397")
+_WITHOUT_PARTS = ("Caltech101", "EuroSAT", "SUN397")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Variant:
 
     Attributes:
         order: key of the orders in `mtil.json`. `shots`: training images per class; None: all.
-        split: the division that the protocol was published with.
+        split: that the protocol was published with.
     """
 
     order: str = "I"
@@ -55,7 +55,7 @@ def mtil_names() -> tuple[str, ...]:
 
 def mtil_stream(
     name: str = "mtil",
-    material: DataLocation | None = None,
+    location: DataLocation | None = None,
     *,
     split: str | None = None,
     sets: Sequence[str] | None = None,
@@ -64,68 +64,68 @@ def mtil_stream(
 ) -> TaskStream:
     """Load MTIL.
 
-    The stream's id tells the division and the shots ("mtil", "mtil-5shot", "mtil-coop-16shot"), not
+    The stream's id tells the split and the shots ("mtil", "mtil-5shot", "mtil-coop-16shot"), not
     the order, which every record has anyway. The split id ends in a fingerprint of all file
     names and labels; "unverified" in it says that sizes were not those published.
 
     Args:
         name: a key of `VARIANTS`.
-        material: where the files are and how they are read; None: defaults.
+        location: where the files are and how they are read; None: defaults.
         split: "zscl" or "coop"; None: as published for `name`.
         sets: only these data sets, in the order of `name`.
-        seed: of the few-shot draw.
-        reference: reference material of the stream, see `reference.py`.
+        seed: of the few-shot sampling.
+        reference: reference data of the stream, see `reference_source`.
 
     Raises:
         UserError: a set is missing or damaged, or its sizes differ from the published ones.
     """
-    variant, material = VARIANTS[name], material or DataLocation()
+    variant, location = VARIANTS[name], location or DataLocation()
     if split not in (None, "zscl", "coop"):
         raise unknown_name("split", split, ("zscl", "coop"))
-    division = variant.split if split is None else cast(Split, split)
+    chosen = variant.split if split is None else cast(Split, split)
     order = facts("mtil")["orders"][variant.order]
     for wanted in sets or ():
         if wanted not in order:
             raise unknown_name("data set of MTIL", wanted, order)
-    tasks = [mtil_task(n, material, division) for n in order if sets is None or n in sets]
-    verified = "" if material.verify else "-unverified"
+    tasks = [mtil_task(n, location, chosen) for n in order if sets is None or n in sets]
+    verified = "" if location.verify else "-unverified"
     stream = TaskStream(
-        id="mtil" if division == "zscl" else "mtil-coop",
+        id="mtil" if chosen == "zscl" else "mtil-coop",
         tasks=tuple(tasks),
-        split_id=f"mtil-{division}{verified}-{fingerprint(tasks)}",
+        split_id=f"mtil-{chosen}{verified}-{fingerprint(tasks)}",
         reference=reference,
     )
     if variant.shots is not None:
         stream = stream.few_shot(variant.shots, seed)
-    ready, skipped = material.prepare(stream.tasks)
+    ready, skipped = location.prepare(stream.tasks)
     return replace(stream, tasks=ready, skipped=skipped)
 
 
-def mtil_task(name: str, material: DataLocation, split: Split = "zscl") -> Task:
+def mtil_task(name: str, location: DataLocation, split: Split = "zscl") -> Task:
     """One data set of MTIL as a task."""
     known = facts("mtil")["data_sets"][name]
     if split == "coop":
-        parts, class_names = read_coop(name, material.root, verify=material.verify)
+        parts, class_names = read_coop(name, location.root, verify=location.verify)
         # The official code replaces every "_" of a prompt; no template has one.
         class_names = tuple(text.replace("_", " ") for text in class_names)
         templates = known["templates"][:1]
         count = known["coop_classes"]
     else:
-        parts, class_names = _zscl_parts(name, material)
+        parts, class_names = _zscl_parts(name, location)
         class_names = tuple(known["class_names"] or class_names)
         if known["underscore_to_space"]:
             class_names = tuple(text.replace("_", " ") for text in class_names)
         templates, count = known["templates"], known["classes"]
-    if material.verify:
-        _check_sizes(name, split, parts, known["sizes"][split], material.root)
+    if location.verify:
+        _check_sizes(name, split, parts, known["sizes"][split], location.root)
         if len(class_names) != count:
             raise UserError(f"{name} must have {count} classes; found {len(class_names)}")
     return Task(name, class_names, tuple(templates), *parts)
 
 
-def _zscl_parts(name: str, material: DataLocation) -> tuple[Parts, tuple[str, ...]]:
-    root, verify = material.root, material.verify
-    if name in _UNDIVIDED:
+def _zscl_parts(name: str, location: DataLocation) -> tuple[Parts, tuple[str, ...]]:
+    root, verify = location.root, location.verify
+    if name in _WITHOUT_PARTS:
         listing = read_official(name, root, "all", verify=verify)
         train_rows, test_rows = random_80_20(len(listing.labels))
         train, test = listing.data.subset(train_rows), listing.data.subset(test_rows)

@@ -1,4 +1,4 @@
-"""Reference material of full-size streams: unlabelled images, and sentences about anything.
+"""Reference data of full-size streams: unlabelled images, and sentences about anything.
 
 ZSCL distils on ImageNet's training images and the captions of Conceptual Captions' validation
 split; MoE-Adapters' auto-selector rejects by Tiny-ImageNet's training images.
@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 def reference_source(
     kind: str, root: str | Path | None = None, captions: str | Path | None = None
 ) -> Callable[[], Reference]:
-    """What a stream calls when a method asks for reference material; read once, then kept.
+    """What a stream calls when a method asks for reference data; read once, then kept.
 
     Args:
         kind: "imagenet" (`imagenet/train` of the data folder), "tinyimagenet", or a folder of images
@@ -37,7 +37,7 @@ def reference_source(
             data folder, otherwise there are no sentences.
 
     Raises:
-        UserError: (when called) files are missing or have the wrong form.
+        UserError: (when called) files are missing or malformed.
     """
 
     @lru_cache(maxsize=1)
@@ -65,7 +65,7 @@ def image_folder(path: Path) -> PictureData:
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not files:
         raise UserError(
-            f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name another folder"
+            f"{path} contains no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name another folder"
         )
     pictures = FilePictures(path, [str(file.relative_to(path)) for file in files])
     return PictureData(pictures, torch.zeros(len(files), dtype=torch.int64))
@@ -75,7 +75,7 @@ def read_captions(path: str | Path) -> tuple[str, ...]:
     """Sentences of a captions file in Conceptual Captions' form: caption, tab, address; no header.
 
     Raises:
-        UserError: it is missing, no UTF-8 text, or a line has another form; which line.
+        UserError: it is missing, not UTF-8, or has a malformed line (its number is in the message).
     """
     path = Path(path)
     try:

@@ -47,7 +47,7 @@ def read_official(name: str, root: Path, part: str, *, verify: bool = True) -> L
     Args:
         name: as in `mtil.json`. `root`: the data folder.
         part: "train", "test", and "val" where there is one; "trainval" of OxfordPet; "all" of the
-            sets that come undivided.
+            sets without official parts.
         verify: compare the unpacked files whose MD5 is published. Archives are never needed.
 
     Raises:

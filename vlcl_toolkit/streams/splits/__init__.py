@@ -1,4 +1,4 @@
-"""Which image belongs where: published facts as JSON, and the divisions that code draws.
+"""Which image belongs where: published facts as JSON, and random splits.
 
 mtil.json: the eleven data sets of MTIL. class_incremental.json: class orders, prompts and names.
 Each names its sources.
@@ -28,7 +28,7 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def random_80_20(count: int) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " test"]]:
-    """Training and test rows of a data set that comes undivided, as ZSCL's code draws them.
+    """Training and test rows of a data set without official parts, as in ZSCL's code.
 
     floor(0.8 n) rows train, the rest test: `random_split` of the data-set order with seed 42.
     """

@@ -1,4 +1,4 @@
-"""Images and files of replicas. The colour of an image tells its label."""
+"""Images and files of imitations. The colour of an image tells its label."""
 
 import json
 from pathlib import Path
