@@ -17,7 +17,7 @@ from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.methods.diki.diki import Diki
 from vlcl_toolkit.methods.diki.gaussians import TaskGaussians
 from vlcl_toolkit.methods.diki.official import read_official_checkpoint
-from vlcl_toolkit.methods.diki.towers import PromptedTowers
+from vlcl_toolkit.methods.diki.towers import class_prompts
 from vlcl_toolkit.methods.schedules import cosine_to_floor
 from vlcl_toolkit.streams import ImageData, Task
 from vlcl_toolkit.streams.full_size.coop import split_80_20
@@ -467,7 +467,7 @@ def run_text(case: Case) -> None:
         name = OUR_NAMES.get(entry["dataset"], entry["dataset"])
         templates = tuple(facts("mtil")["data_sets"][name]["templates"])
         task = Task(name, tuple(entry["class_names"]), templates, nothing, nothing, nothing)
-        prompts = PromptedTowers(clip=None, pool=None, templates="first").texts(task)
+        prompts = class_prompts(task, "first")
         assert prompts == entry["prompts"]
         tokens = tokenizer(prompts)
         for row, expected in zip(tokens, entry["token_ids"], strict=True):

@@ -45,7 +45,7 @@ from vlcl_toolkit.methods.diki.prompts import (
     add_residual_branch,
     residual_share,
 )
-from vlcl_toolkit.methods.diki.towers import PromptedTowers
+from vlcl_toolkit.methods.diki.towers import PromptedTowers, class_prompts
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.schedules import cosine_to_floor
 from vlcl_toolkit.streams.base import ImageData, Task, batches, load_batch
@@ -237,7 +237,7 @@ class Diki(PromptObservation, Method):
         return self.answers.renew(
             data,
             task,
-            self.towers.texts(task),
+            class_prompts(task, self.towers.templates),
             log_probs.max(dim=1).values,
             answer,
             batch_size=self.eval_batch_size,

@@ -11,6 +11,16 @@ from vlcl_toolkit.streams.base import Task
 _TEXTS_AT_ONCE = 512  # bounds the memory of class prompts at many weights
 
 
+def class_prompts(task: Task, templates: str) -> list[str]:
+    """Texts of a task, class by class; every `_` becomes a space, as in the official code.
+
+    Args:
+        templates: "first" or "all".
+    """
+    chosen = task.templates if templates == "all" else task.templates[:1]
+    return [text.format(name).replace("_", " ") for name in task.class_names for text in chosen]
+
+
 class PromptedTowers:
     """Both towers of an attached model.
 
@@ -58,18 +68,9 @@ class PromptedTowers:
             return by_template[:, :, 0]
         return normalize(by_template.mean(dim=2))
 
-    def texts(self, task: Task, templates: str | None = None) -> list[str]:
-        """Class prompts, class by class; every `_` becomes a space, as in the official code."""
-        chosen = task.templates if (templates or self.templates) == "all" else task.templates[:1]
-        return [
-            template.format(name).replace("_", " ")
-            for name in task.class_names
-            for template in chosen
-        ]
-
     def tokens(self, task: Task, templates: str | None = None) -> Int[Tensor, "texts context"]:
-        """Token ids of `texts`, made once per task."""
+        """Token ids of the class prompts, made once per task."""
         key = (task, templates or self.templates)
         if key not in self._tokens:
-            self._tokens[key] = self.clip.tokenize(self.texts(task, templates))
+            self._tokens[key] = self.clip.tokenize(class_prompts(*key))
         return self._tokens[key]
