@@ -1,6 +1,9 @@
 """MTIL from imitations of the official downloads: both splits, orders, names, labels, templates."""
 
 import json
+import os
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -216,9 +219,43 @@ def test_sizes_are_checked_unless_told_otherwise(mtil_root):
         load_stream("mtil", root=mtil_root, sets=["DTD"], verify=True)
 
 
-def test_unverified_pickles_and_annotations_are_refused(mtil_root):
+def test_files_with_other_checksums_are_refused(mtil_root):
+    for name, file in (("CIFAR100", "train"), ("Flowers", "imagelabels.mat")):
+        with pytest.raises(UserError, match=f"{file} has MD5 .*published is"):
+            load_stream("mtil", root=mtil_root, sets=[name], verify=True)
+
+
+class Hostile:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("file", ["train", "test", "meta"])
+@pytest.mark.parametrize("stream", ["mtil", "cifar100-10"])
+def test_code_in_a_pickle_is_never_run(mtil_root, tmp_path, stream, file):
+    shutil.copytree(mtil_root / "cifar-100-python", tmp_path / "cifar-100-python")
+    path = tmp_path / "cifar-100-python" / file
+    content = pickle.loads(path.read_bytes())
+    path.write_bytes(pickle.dumps({**content, "extra": Hostile(tmp_path / "made")}, protocol=2))
+    sets = {"sets": ["CIFAR100"]} if stream == "mtil" else {}
+    with pytest.raises(UserError, match=r"CIFAR100.*damaged or inconsistent.*mkdir"):
+        load_stream(stream, root=tmp_path, verify=False, **sets)
+    assert not (tmp_path / "made").exists()
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "made").exists(), "the file would have run"
+
+
+@pytest.mark.parametrize("content", [[1], {"data": [1], "fine_labels": [0]}, {"data": None}])
+def test_pickles_with_other_content_are_named(mtil_root, tmp_path, content):
+    shutil.copytree(mtil_root / "cifar-100-python", tmp_path / "cifar-100-python")
+    (tmp_path / "cifar-100-python/train").write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match=r"CIFAR100.*damaged or inconsistent"):
-        load_stream("mtil", root=mtil_root, sets=["CIFAR100"], verify=True)
+        load_stream("cifar100-10", root=tmp_path, verify=False)
 
 
 @pytest.mark.parametrize("name", ORDER_I)

@@ -3,10 +3,12 @@
 The layout is torchvision's. Addresses and checksums are torchvision's too, wherever it has them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchvision import datasets as tv
+from torchvision.datasets.utils import calculate_md5
 
 from vlcl_toolkit.errors import UserError
 
@@ -220,6 +222,13 @@ def require(name: str, root: Path) -> None:
             raise UserError(
                 f"{name} is not complete: {root / path} is missing; {advice(name, root)}"
             )
+
+
+def wrong_checksums(name: str, root: Path) -> Iterator[str]:
+    """One line for each unpacked file whose MD5 is not the published one."""
+    for path, published in SOURCES[name].checksums:
+        if (found := calculate_md5(root / path)) != published:
+            yield f"{root / path} has MD5 {found}, published is {published}; fetch it again"
 
 
 def require_coop(name: str, root: Path) -> Path:

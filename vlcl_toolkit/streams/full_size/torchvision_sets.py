@@ -1,17 +1,18 @@
 """The eleven data sets as they are published: file lists, labels and class names by official part.
 
-torchvision's classes read the annotations; images are not decoded here. What torchvision keeps
-private (file lists and labels) is read from its attributes, because its public interface decodes
-every image to tell a label. Where a reader of its own stands here instead, the comment says why.
+torchvision's classes read the annotations; images are not decoded here. File lists and labels come
+from private attributes, because the public interface decodes every image to return a label. Where
+this module has a reader of its own instead, the comment says why.
 """
 
+import io
 import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int64
@@ -19,7 +20,12 @@ from torch import Tensor
 from torchvision import datasets as tv
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.streams.full_size.sources import SOURCES, advice, require
+from vlcl_toolkit.streams.full_size.sources import (
+    SOURCES,
+    advice,
+    require,
+    wrong_checksums,
+)
 from vlcl_toolkit.streams.pictures import ArrayPictures, FilePictures, PictureData, Pictures
 
 
@@ -54,8 +60,10 @@ def read_official(name: str, root: Path, part: str, *, verify: bool = True) -> L
         UserError: a file is missing, damaged or inconsistent.
     """
     require(name, root)
+    for fault in wrong_checksums(name, root) if verify else ():
+        raise UserError(fault)
     with _damage_named(name, root):
-        listing = _READERS[name](root, part, verify)
+        listing = _READERS[name](root, part)
     if not len(listing.labels):
         raise UserError(f"{name} has no image in its part {part!r}; {advice(name, root)}")
     return listing
@@ -64,7 +72,7 @@ def read_official(name: str, root: Path, part: str, *, verify: bool = True) -> L
 @contextmanager
 def _damage_named(name: str, root: Path) -> Iterator[None]:
     # What the readers of text, JSON, .mat, pickles and IDX files raise when those are damaged.
-    damage = (RuntimeError, OSError, ValueError, KeyError, IndexError, TypeError, EOFError)
+    damage = (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError)
     try:
         yield
     except (*damage, AssertionError, pickle.UnpicklingError) as error:
@@ -82,13 +90,13 @@ def _files(
     return Listing(FilePictures(base, relative), torch.tensor(labels), tuple(classes))
 
 
-def _aircraft(root: Path, part: str, verify: bool) -> Listing:
+def _aircraft(root: Path, part: str) -> Listing:
     found = tv.FGVCAircraft(root, part, annotation_level="variant")
     folder = "fgvc-aircraft-2013b/data/images"
     return _files(root, folder, found._image_files, found._labels, found.classes)
 
 
-def _caltech(root: Path, part: str, verify: bool) -> Listing:
+def _caltech(root: Path, part: str) -> Listing:
     # Not torchvision's: it makes an empty folder where the set is missing, counts any stray file as
     # an image, and takes the numbers 1..n for granted. On the official files both agree.
     base = root / "caltech101/101_ObjectCategories"
@@ -104,65 +112,79 @@ def _caltech(root: Path, part: str, verify: bool) -> Listing:
     return Listing(pictures, torch.tensor(labels, dtype=torch.int64), tuple(classes))
 
 
-class _UncheckedCIFAR100(tv.CIFAR100):
-    train_list: ClassVar = [[name, None] for name, _ in tv.CIFAR100.train_list]
-    test_list: ClassVar = [[name, None] for name, _ in tv.CIFAR100.test_list]
-    meta: ClassVar = {**tv.CIFAR100.meta, "md5": None}
+class _ArraysOnly(pickle.Unpickler):
+    """Reads numpy arrays, strings, bytes, numbers and containers of them, and nothing else."""
+
+    allowed: ClassVar = {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),  # as the published files have it
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("_codecs", "encode"),  # bytes in files that Python 3 wrote with protocol 2
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of arrays")
+        return super().find_class(module, name)
 
 
-def _cifar100(root: Path, part: str, verify: bool) -> Listing:
-    # The files are pickles, which may run any code: without their MD5 (`verify`) trust is the user's.
-    reader = tv.CIFAR100 if verify else _UncheckedCIFAR100
-    found = reader(root, train=part == "train")
-    pictures = ArrayPictures(found.data, f"{root / reader.base_folder / part}")
-    return Listing(pictures, torch.tensor(found.targets), tuple(found.classes))
+def _cifar100(root: Path, part: str) -> Listing:
+    # Not torchvision's: the files are pickles, and its reader runs whatever code they contain.
+    base = root / "cifar-100-python"
+    batch, meta = (
+        _ArraysOnly(io.BytesIO((base / file).read_bytes()), encoding="latin1").load()
+        for file in (part, "meta")
+    )
+    pixels = batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    labels = torch.tensor(batch["fine_labels"])
+    return Listing(ArrayPictures(pixels, str(base / part)), labels, tuple(meta["fine_label_names"]))
 
 
-def _dtd(root: Path, part: str, verify: bool) -> Listing:
+def _dtd(root: Path, part: str) -> Listing:
     found = tv.DTD(root, part, partition=1)
     return _files(root, "dtd/dtd/images", found._image_files, found._labels, found.classes)
 
 
-def _eurosat(root: Path, part: str, verify: bool) -> Listing:
+def _eurosat(root: Path, part: str) -> Listing:
     found = tv.EuroSAT(root)
     paths, labels = [path for path, _ in found.samples], [label for _, label in found.samples]
     return _files(root, "eurosat/2750", paths, labels, found.classes)
 
 
-class _UncheckedFlowers102(tv.Flowers102):
+class _Flowers102(tv.Flowers102):  # whose checksums are compared only if that is wanted
     _file_dict: ClassVar = {k: (name, None) for k, (name, _) in tv.Flowers102._file_dict.items()}
 
 
-def _flowers(root: Path, part: str, verify: bool) -> Listing:
-    reader = tv.Flowers102 if verify else _UncheckedFlowers102
-    found = reader(root, part)
+def _flowers(root: Path, part: str) -> Listing:
+    found = _Flowers102(root, part)
     return _files(root, "flowers-102/jpg", found._image_files, found._labels, found.classes)
 
 
-def _food(root: Path, part: str, verify: bool) -> Listing:
+def _food(root: Path, part: str) -> Listing:
     found = tv.Food101(root, part)
     return _files(root, "food-101/images", found._image_files, found._labels, found.classes)
 
 
-def _mnist(root: Path, part: str, verify: bool) -> Listing:
+def _mnist(root: Path, part: str) -> Listing:
     found = tv.MNIST(root, train=part == "train")
     pictures = ArrayPictures(found.data.numpy(), f"{root / 'MNIST/raw'}, {part}")  # mode L
     return Listing(pictures, found.targets.long(), tuple(found.classes))
 
 
-def _pets(root: Path, part: str, verify: bool) -> Listing:
+def _pets(root: Path, part: str) -> Listing:
     found = tv.OxfordIIITPet(root, part)
     return _files(root, "oxford-iiit-pet/images", found._images, found._labels, found.classes)
 
 
-def _cars(root: Path, part: str, verify: bool) -> Listing:
+def _cars(root: Path, part: str) -> Listing:
     found = tv.StanfordCars(root, part)
     paths = [path for path, _ in found._samples]
     labels = [int(label) for _, label in found._samples]
     return _files(root, "stanford_cars", paths, labels, found.classes)
 
 
-def _sun(root: Path, part: str, verify: bool) -> Listing:
+def _sun(root: Path, part: str) -> Listing:
     found = tv.SUN397(root)
     # torchvision lists files as the file system gives them. Sorted, the split is the same on every
     # machine (and different from the authors', whose order nobody knows).
@@ -171,7 +193,7 @@ def _sun(root: Path, part: str, verify: bool) -> Listing:
     return _files(root, "SUN397", paths, labels, found.classes)
 
 
-_READERS: dict[str, Callable[[Path, str, bool], Listing]] = {
+_READERS: dict[str, Callable[[Path, str], Listing]] = {
     "Aircraft": _aircraft,
     "Caltech101": _caltech,
     "CIFAR100": _cifar100,
