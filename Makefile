@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help lab test run site check lock clean
+.PHONY: help lab test test-all run site check lock clean
 
 # The first Python >= 3.11 on PATH; `make PYTHON=...` names another. Looked up only during set-up.
 PYTHON ?= $(or $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -14,15 +14,21 @@ UV := $(if $(shell command -v uv),uv,.uv/bin/uv)
 IN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1 - /p' Makefile
 
 lab: .venv/.ready ## set up, then open the first notebook in JupyterLab; LAB_ARGS="--no-browser --port 9999"
 	$(IN_ENV) jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" \
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
-# Two workers with one thread each: a file of tests, or a notebook, at a time on each of two cores.
-test: .venv/.ready ## set up, then every test and notebook; TEST_ARGS="-k packaging"
-	$(IN_ENV) OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" pytest -n 2 --dist loadfile $(TEST_ARGS)
+# Two workers with one thread each: a file of tests, or a notebook, at a time on each of two cores, in
+# the order of tests/conftest.py (the longest first) instead of xdist's own.
+PYTEST := OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: .venv/.ready ## set up, then the first tier of tests and every notebook; TEST_ARGS="-k packaging"
+	$(IN_ENV) $(PYTEST) -m "not slow" $(TEST_ARGS)
+
+test-all: test ## the same, then the second tier: what is marked `slow`
+	$(IN_ENV) $(PYTEST) -m slow $(TEST_ARGS)
 
 run: .venv/.ready ## set up, then every method on the embedded stream; results in runs/main
 	$(IN_ENV) vlcl compare --stream mini --methods all --out runs/main

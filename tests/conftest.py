@@ -11,6 +11,14 @@ from vlcl_toolkit.streams import TaskStream
 torch.set_num_threads(1)
 
 
+# Take longest, so they start first: no worker is left alone with one of them at the end.
+LONG = ("notebooks/", "tests/browser/", "tests/test_several_processes.py", "tests/test_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 @pytest.fixture
 def clip() -> Clip:
     """A tiny random CLIP of the test's own."""

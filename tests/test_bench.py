@@ -16,6 +16,8 @@ from vlcl_toolkit.methods import Finetune
 from vlcl_toolkit.streams.splits import facts
 from vlcl_toolkit.training.execution import Execution
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--backbone", "random:ViT-B-16-quickgelu:depth=1,width=64,pixels=32,dim=16"]
 QUICK = [*TINY, "--device", "cpu", "--steps", "2", "--scale", "0.0005"]
 ALL = ["finetune", "zscl", "moe_adapters", "diki"]

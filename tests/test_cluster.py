@@ -34,6 +34,7 @@ def plan(seeds=(0, 1), **settings):
     return [Job("finetune", tiny_stream().names, seed, SHORT | settings) for seed in seeds]
 
 
+@pytest.mark.slow
 def test_jobs_are_the_runs_one_after_another_and_running_ones_are_joined(tmp_path, monkeypatch):
     first = run_on_cluster(plan([0]), Sources(), "jobs", cluster="local", progress=False)
     written = json.loads(Path("jobs/jobs.json").read_text())
@@ -61,6 +62,7 @@ def test_a_requeued_job_is_the_same_run():
     assert run.__submitit_checkpoint__().function == run
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_and_the_others_finish():
     jobs = [*plan([0]), *plan([1], rate=1)]
     with pytest.raises(UserError, match=r"1 of 2 jobs failed.*finetune, seed 1.*rate"):
@@ -68,6 +70,7 @@ def test_mistakes_are_told_and_the_others_finish():
     assert len(list(Path("runs").rglob("accuracy.csv"))) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_breaks_is_told_with_its_log(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "")  # so that the job does not find this module
     with pytest.raises(UserError, match=r"No module named 'test_cluster' \(log: .*err\)"):

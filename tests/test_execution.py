@@ -197,17 +197,26 @@ def test_a_step_asks_the_device_for_no_number(clip, stream, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at every tensor it meets
-def test_other_attention_and_compiled_towers_agree(tmp_path, plain, monkeypatch):
+def assert_losses_near(folder, plain):
+    found, expected = (
+        [json.loads(line)["loss"] for line in (f / "history.jsonl").read_text().splitlines()]
+        for f in (folder, plain)
+    )
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_other_attention_agrees(tmp_path, plain):
+    run_tiny(tmp_path, attention="math", determinism="strict")
+    assert_losses_near(tmp_path, plain)
+
+
+@pytest.mark.slow
+def test_compiled_towers_agree(tmp_path, plain, monkeypatch):
     monkeypatch.setattr(computing, "COMPILER", "eager")  # traced, not translated: seconds
-    run_tiny(tmp_path / "math", attention="math", determinism="strict")
     clip = tiny_clip()
-    run_tiny(tmp_path / "compiled", clip=clip, compile=True)
+    run_tiny(tmp_path, clip=clip, compile=True)
     assert clip.model.visual._compiled_call_impl is None
-    expected = [json.loads(line) for line in (plain / "history.jsonl").read_text().splitlines()]
-    for name in ("math", "compiled"):
-        lines = (tmp_path / name / "history.jsonl").read_text().splitlines()
-        for line, wanted in zip(lines, expected, strict=True):
-            assert json.loads(line)["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+    assert_losses_near(tmp_path, plain)
 
 
 # What cannot be had

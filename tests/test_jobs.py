@@ -46,6 +46,7 @@ def test_as_many_as_there_are_threads_or_runs(monkeypatch):
         compare(["zero_shot"], tiny_stream(), clip, jobs=0)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_command_that_is_killed(tmp_path):
     code = (
         "import os, signal\n"

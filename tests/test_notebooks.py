@@ -1,4 +1,4 @@
-"""What every notebook promises, besides that it runs: clean in git, short cells, the same parts."""
+"""What every notebook promises, besides that it runs: clean in git, short cells, claims that are checked."""
 
 import itertools
 import json
@@ -12,48 +12,29 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LINES = 15  # a cell fits on a slide
 OWN_METHOD = "09_your_own_method"  # whose subject is a class, in one cell
-
-
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    return read(request.param)
-
-
-@pytest.fixture(
-    params=[path for path in NOTEBOOKS if path.stem != OWN_METHOD], ids=lambda p: p.stem
-)
-def calling_notebook(request):
-    return read(request.param)
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sources(notebook, kind):
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+def sources(path, kind):
+    return ["".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == kind]
 
 
-def test_numbers_have_no_gap():
+def test_each_leads_to_the_next():
     assert [path.name[:3] for path in NOTEBOOKS] == [f"{n:02d}_" for n in range(len(NOTEBOOKS))]
+    for path, following in itertools.pairwise(NOTEBOOKS):
+        links = re.findall(r"\]\((\w+)\.ipynb\)", "\n".join(sources(path, "markdown")))
+        assert links[-1] == following.stem, path
+        assert set(links) <= {known.stem for known in NOTEBOOKS}
 
 
-@pytest.mark.parametrize(
-    ("path", "following"),
-    list(itertools.pairwise(NOTEBOOKS)),
-    ids=[path.stem for path in NOTEBOOKS[:-1]],
-)
-def test_next_leads_to_the_following_notebook(path, following):
-    text = "\n".join(sources(read(path), "markdown"))
-    links = re.findall(r"^\*\*Next:\*\* \[`(\w+)`\]\((\w+)\.ipynb\)", text, re.MULTILINE)
-    assert links[-1:] == [(following.stem, following.stem)]
-
-
-def test_opens_without_asking_for_a_kernel(notebook):
+@each_notebook
+def test_is_stripped_and_opens_without_asking_for_a_kernel(path):
+    notebook = read(path)
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-
-
-def test_is_stripped(notebook):
     assert "widgets" not in notebook["metadata"]
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
@@ -61,38 +42,18 @@ def test_is_stripped(notebook):
             assert cell["execution_count"] is None
 
 
-def test_cells_are_short(calling_notebook):
-    lengths = [len(source.splitlines()) for source in sources(calling_notebook, "code")]
-    assert max(lengths) <= LINES
-
-
-def test_code_only_calls_the_library(calling_notebook):
-    code = "\n".join(sources(calling_notebook, "code"))
-    assert not re.search(r"^\s*(def|class|while|try|lambda)\b", code, re.MULTILINE)
-    assert "warnings" not in code
-
-
-def test_a_method_of_your_own_is_forty_lines():
-    path = next(path for path in NOTEBOOKS if path.stem == OWN_METHOD)
-    own = [source for source in sources(read(path), "code") if "@vlcl.register" in source]
-    assert len(own) == 1
-    assert len([line for line in own[0].splitlines() if line.strip()]) <= 42
-
-
-def test_has_the_parts_of_a_lesson(notebook):
-    text, code = "\n".join(sources(notebook, "markdown")), sources(notebook, "code")
-    assert text.startswith("# ")
-    assert "**The question.**" in text
-    assert re.search("predict|guess", text, re.IGNORECASE)
-    assert "## What to remember" in text
-    assert text.count("<details><summary>Solution</summary>") == 2
-    assert text.count("</details>") == 2
-    assert "\nassert " in code[-1], "the last cell checks the claims"
-
-
-def test_links_lead_somewhere(notebook):
-    for target in re.findall(r"\]\((\w+\.ipynb)\)", "\n".join(sources(notebook, "markdown"))):
-        assert target in {path.name for path in NOTEBOOKS}
+@each_notebook
+def test_short_cells_that_call_the_library_and_check_their_claims_at_the_end(path):
+    code = sources(path, "code")
+    assert "\nassert " in code[-1]
+    if path.stem == OWN_METHOD:
+        (own,) = [source for source in code if "@vlcl.register" in source]
+        assert len([line for line in own.splitlines() if line.strip()]) <= 42  # "forty lines"
+        return
+    assert max(len(source.splitlines()) for source in code) <= LINES
+    text = "\n".join(code)
+    assert not re.search(r"^\s*(def|class|while|try|lambda)\b", text, re.MULTILINE)
+    assert "warnings" not in text
 
 
 def test_a_page_shows_figures_that_are_made_outside_pyplot():

@@ -106,6 +106,7 @@ def installed_wheel(tmp_path_factory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "inside"), [("vlcl_toolkit", "vlcl_toolkit"), ("data", "vlcl_toolkit/_data")]
 )
@@ -116,6 +117,7 @@ def test_wheel_holds_the_package_and_its_data(installed_wheel, folder, inside):
         assert (installed_wheel / inside / name).read_bytes() == content, name
 
 
+@pytest.mark.slow
 def test_wheel_works_outside_the_checkout(installed_wheel, tmp_path):
     program = """
 import vlcl_toolkit

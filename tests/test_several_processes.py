@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed_runs import CASES, main, stream_of
 from tiny import tiny_clip
-from together import CASES, main, stream_of
 
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.sharding import BatchSharding, shard_bounds
@@ -36,7 +36,7 @@ def launch(*arguments: object, folder: Path = HERE) -> subprocess.CompletedProce
 
 def run_two(folder: Path, cases: list[str], **options: object) -> None:
     """As `main`, in two processes."""
-    done = launch("together.py", folder, ",".join(cases), json.dumps(options))
+    done = launch("distributed_runs.py", folder, ",".join(cases), json.dumps(options))
     assert done.returncode == 0, done.stderr
 
 
@@ -88,6 +88,7 @@ def test_the_files_are_those_of_one_process(one, two):
 RESUMED = ["finetune", "zscl", "moe_adapters", "diki"]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_one(one, tmp_path):
     run_two(tmp_path, RESUMED, stop=5)
     for case in RESUMED:
@@ -97,6 +98,7 @@ def test_a_run_of_two_processes_goes_on_with_one(one, tmp_path):
         assert_near(tmp_path, one, case)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two_in_portions(one, tmp_path):
     main(tmp_path, RESUMED, {"stop": 4})
     run_two(tmp_path, RESUMED, accumulate=2)
@@ -218,6 +220,7 @@ def test_images_that_belong_to_no_part_are_refused():
 # The command line
 
 
+@pytest.mark.slow
 def test_one_process_of_two_speaks_and_writes(tmp_path):
     command = ["-m", "vlcl_toolkit.cli", "run", "--method", "finetune", "--tasks", "digits"]
     settings = ["--device", "cpu", "--set", "iterations=2", "warmup=1", "--out", "run"]

@@ -8,6 +8,8 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "docs" / "make_site.py"
 TEXT = "# First things\n\n**The question.** Is *one* less than two?\n\nSee [`02_b`](02_b.ipynb)."
 PANEL = "import ipywidgets\nbar = ipywidgets.IntProgress()\ndisplay(bar)\nipywidgets.IntSlider()"

@@ -96,6 +96,7 @@ def small(browser, server):
     context.close()
 
 
+@pytest.mark.slow
 def test_step_slider_drives_views_and_a_failing_one_is_visible(small):
     explorer = small.output("widgets.RunExplorer")
     bars = explorer.locator("img").first
@@ -114,6 +115,7 @@ def test_step_slider_drives_views_and_a_failing_one_is_visible(small):
     assert picture(bars) == end
 
 
+@pytest.mark.slow
 def test_threshold_slider_redraws(small):
     sliders = small.output("widgets.FigureSliders")
     image = sliders.locator("img")
@@ -124,6 +126,7 @@ def test_threshold_slider_redraws(small):
     no_alert(sliders)
 
 
+@pytest.mark.slow
 def test_stop_leaves_a_run_that_can_go_on(small):
     panel = small.output("run_panel = widgets.RunPanel")
     button(panel, "Run").click()
@@ -134,6 +137,7 @@ def test_stop_leaves_a_run_that_can_go_on(small):
     no_alert(panel)
 
 
+@pytest.mark.slow
 def test_weight_sliders_train_and_keep_their_runs(small):
     panel = small.output("settings_panel = widgets.SettingsPanel")
     complete, absent = (panel.get_by_text(re.compile(f"^{t}")) for t in ("Complete", "Not run"))
