@@ -1,15 +1,18 @@
 """`vlcl data check` and `vlcl data prepare`."""
 
+import errno
 import hashlib
 import http.server
 import json
 import threading
-import urllib.error
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
+from gdown.exceptions import DownloadError
 from imitation_data import mtil as imitations
 
 from vlcl_toolkit.cli import main
@@ -95,20 +98,24 @@ def test_unknown_set_is_named(tmp_path):
 
 
 class Host(http.server.BaseHTTPRequestHandler):
-    """Serves `files`, in parts if asked; `limit`: bytes after which the connection breaks."""
+    """Serves `files`; `ranges`: also parts of them; `limit`: bytes after which it hangs up."""
 
     files: dict[str, bytes] = {}  # noqa: RUF012 (set by every test)
     limit: int | None = None
-    asked: list[str | None] = []  # noqa: RUF012
+    ranges = True
+    sent: list[int] = []  # noqa: RUF012
 
     def do_GET(self):
         content = self.files[self.path.strip("/")]
-        wanted = self.headers.get("Range")
-        type(self).asked.append(wanted)
+        wanted = self.headers.get("Range") if self.ranges else None
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(content) - start))
+        if wanted:
+            end, total = len(content) - 1, len(content)
+            self.send_header("Content-Range", f"bytes {start}-{end}/{total}")
         self.end_headers()
+        type(self).sent.append(start)
         self.wfile.write(content[start:][: self.limit])
 
     def log_message(self, *_):
@@ -117,7 +124,7 @@ class Host(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host() -> Iterator[str]:
-    Host.files, Host.limit, Host.asked = {}, None, []
+    Host.files, Host.limit, Host.ranges, Host.sent = {}, None, True, []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -131,19 +138,47 @@ def md5_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def test_an_interrupted_download_goes_on(host, tmp_path):
-    content = bytes(range(256)) * 40
-    Host.files, Host.limit = {"a.bin": content}, 4000
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["resumed", "restarted"])
+def test_a_broken_download_is_completed_by_the_next_call(host, tmp_path, ranges):
+    Host.files, Host.limit = {"a.bin": CONTENT}, 2_000_000
     path, address = tmp_path / "a.bin", f"{host}/a.bin"
-    with pytest.raises(ConnectionError):
-        data_prepare.download(address, path, md5_of(content))
-    assert not path.exists()
-    Host.limit = None
-    data_prepare.download(address, path, md5_of(content))
-    assert path.read_bytes() == content
-    assert Host.asked == [None, "bytes=4000-"]
-    data_prepare.download(address, path, md5_of(content))
-    assert len(Host.asked) == 2, "what is there is not fetched again"
+    with pytest.raises(DownloadError, match="incomplete"):
+        data_prepare.download(address, path, md5_of(CONTENT))
+    (part,) = tmp_path.iterdir()
+    assert part.name.endswith(".part")
+    have = part.stat().st_size
+    assert 0 < have <= 2_000_000
+    Host.limit, Host.ranges, Host.sent = None, ranges, []
+    data_prepare.download(address, path, md5_of(CONTENT))
+    assert path.read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [path]
+    assert Host.sent[-1] == (have if ranges else 0)
+    calls = len(Host.sent)
+    data_prepare.download(address, path, md5_of(CONTENT))
+    assert len(Host.sent) == calls, "what is there is not fetched again"
+
+
+def test_a_download_that_breaks_again_keeps_what_it_has(host, tmp_path):
+    Host.files, Host.limit = {"a.bin": CONTENT}, 1_000_000
+    sizes = []
+    for _ in range(2):
+        with pytest.raises(DownloadError):
+            data_prepare.download(f"{host}/a.bin", tmp_path / "a.bin", None)
+        (part,) = tmp_path.iterdir()
+        sizes.append(part.stat().st_size)
+    assert 0 < sizes[0] < sizes[1]
+
+
+def test_a_full_disk_is_named(host, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(data_prepare.gdown, "download", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.bin: No space left on device"):
+        data_prepare.download(f"{host}/a.bin", tmp_path / "a.bin", None)
 
 
 def test_a_wrong_checksum_is_refused(host, tmp_path):
@@ -151,6 +186,10 @@ def test_a_wrong_checksum_is_refused(host, tmp_path):
     with pytest.raises(UserError, match="gave a file with MD5"):
         data_prepare.download(f"{host}/a.bin", tmp_path / "a.bin", md5_of(b"the file"))
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.bin").write_bytes(b"brought by the user")
+    with pytest.raises(UserError, match=r"a\.bin has MD5 .* published is .*; remove it"):
+        data_prepare.download(f"{host}/a.bin", tmp_path / "a.bin", md5_of(b"the file"))
+    assert (tmp_path / "a.bin").exists()
 
 
 def served_set(monkeypatch, host: str, tmp_path: Path) -> Path:
@@ -178,7 +217,7 @@ def test_a_set_is_fetched_unpacked_and_then_left_alone(host, tmp_path, monkeypat
     assert faults(root, "EuroSAT", splits=("zscl",)) == []
     assert [path.name for path in (root / "eurosat").iterdir()] == ["2750"]
     assert main(arguments) == 0
-    assert len(Host.asked) == 1
+    assert len(Host.sent) == 1
 
 
 def test_interrupted_unpacking_is_done_again(host, tmp_path, monkeypatch):
@@ -195,16 +234,16 @@ def test_interrupted_unpacking_is_done_again(host, tmp_path, monkeypatch):
     monkeypatch.setattr(data_prepare, "extract_archive", extract)
     assert next(data_prepare.prepare_data(root, ["EuroSAT"])) == "EuroSAT: complete"
     assert faults(root, "EuroSAT", splits=("zscl",)) == []
-    assert len(Host.asked) == 1, "the archive was there"
+    assert len(Host.sent) == 1, "the archive was there"
 
 
 def test_a_silent_host_is_reported(tmp_path, monkeypatch):
     def silent(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no route to host")
+        raise requests.ConnectionError("no route to host")
 
-    monkeypatch.setattr(data_prepare.urllib.request, "urlopen", silent)
+    monkeypatch.setattr(data_prepare.gdown, "download", silent)
     (line, *_) = data_prepare.prepare_data(tmp_path, ["DTD"])
-    assert "does not answer (no route to host)" in line
+    assert "was not fetched (no route to host)" in line
     assert f"put the file at {tmp_path}/dtd/dtd-r1.0.1.tar.gz" in line
 
 

@@ -1,18 +1,15 @@
 """`vlcl data prepare`: fetch what a program can fetch, say what a person has to.
 
-torchvision downloads too, but begins anew after every interruption, which for the 37 GB of SUN397 is
-no small matter; so the transfer is done here and unpacking is left to torchvision.
+gdown does the transfers because it resumes them, and SUN397 has 37 GB; torchvision unpacks.
 """
 
-import hashlib
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from torchvision.datasets.utils import extract_archive
-from tqdm.auto import tqdm
+import gdown
+from gdown.exceptions import DownloadError
+from requests import RequestException
+from torchvision.datasets.utils import calculate_md5, extract_archive
 
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.files import make_folder
@@ -20,16 +17,13 @@ from vlcl_toolkit.streams.full_size.mtil import mtil_names
 from vlcl_toolkit.streams.full_size.reference import CAPTIONS, CAPTIONS_ADDRESS
 from vlcl_toolkit.streams.full_size.sources import COOP_FILES, SOURCES, Download, coop_file
 
-_CHUNK = 2**20
-_TIMEOUT = 60.0
 _ARCHIVES = (".tgz", ".zip", ".tar", ".gz")
 
 
 def prepare_data(root: Path, sets: Sequence[str] = (), *, fetch: bool = True) -> Iterator[str]:
     """Complete the data folder set by set; yields one line of report after another.
 
-    Interrupted, the same call goes on where the transfer stopped. A set that is complete is left
-    alone.
+    After an interruption the same call resumes the transfer. Complete sets are left alone.
 
     Args:
         root: the data folder; made if it is not there.
@@ -37,7 +31,7 @@ def prepare_data(root: Path, sets: Sequence[str] = (), *, fetch: bool = True) ->
         fetch: False only says what is missing.
 
     Raises:
-        UserError: unknown set; the disk is full. (A host that does not answer is a line of report.)
+        UserError: unknown set; the disk is full. (A failed transfer is a line of the report.)
     """
     for name in sets:
         if name not in SOURCES:
@@ -62,7 +56,7 @@ def prepare_data(root: Path, sets: Sequence[str] = (), *, fetch: bool = True) ->
 
 
 def _complete(name: str, root: Path) -> bool:
-    # A folder that is being unpacked has all its entries before it has all its files, hence the mark.
+    # A folder has its first entries long before it is fully unpacked, hence the mark.
     unfinished = any(_mark(root / download.file).exists() for download in SOURCES[name].downloads)
     return not unfinished and all((root / path).exists() for path in SOURCES[name].required)
 
@@ -78,12 +72,12 @@ def _fetch(name: str, root: Path) -> Iterator[str]:
         try:
             download(item.url, path, item.md5)
             _unpack(item, root)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", error)
+        except (RequestException, DownloadError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
             hint = f"; {source.by_hand}" if source.by_hand else ""
             yield (
-                f"{name}: {item.url} does not answer ({reason}); try again, or put the file at "
-                f"{path} and run this command again{hint}"
+                f"{name}: {item.url} was not fetched ({reason}); run this command again, which "
+                f"resumes, or put the file at {path} first{hint}"
             )
             return
     state = "complete" if _complete(name, root) else "unpacked, but files are missing; check it"
@@ -107,62 +101,43 @@ def _unpack(item: Download, root: Path) -> None:
 
 
 def download(url: str, path: Path, md5: str | None) -> None:
-    """Fetch a file, going on where an earlier call stopped.
+    """Fetch a file; what an earlier call left behind is resumed, or dropped if the host cannot.
 
     Args:
-        path: where it goes; while it is incomplete it has the ending ".part".
-        md5: what the whole file must have; None: nothing is published to compare with.
+        path: where it goes; until it is complete it lies beside that, ending in ".part".
+        md5: of the whole file; None: nothing is published to compare with.
 
     Raises:
-        UserError: it has another MD5 (it is removed), or cannot be written.
-        urllib.error.URLError: the host does not answer.
+        UserError: it has another MD5, or cannot be written.
+        RequestException, DownloadError: the host does not answer, or the transfer breaks.
     """
-    if path.exists():
-        if md5 is not None and _md5(path) != md5:
-            raise UserError(f"{path} does not have the published MD5 {md5}; remove it")
-        return
-    part = path.with_name(path.name + ".part")
     make_folder(path.parent)
+    given = path.exists()
+    if not given:
+        before = _partial(path)
+        try:
+            _transfer(url, path)
+        except DownloadError:
+            if not before or _partial(path) != before:  # broken again, but further on
+                raise
+            for part in before:
+                part.unlink()
+            _transfer(url, path)
+    if md5 is not None and (found := calculate_md5(path)) != md5:
+        if given:
+            raise UserError(f"{path} has MD5 {found}, published is {md5}; remove it")
+        path.unlink()
+        raise UserError(f"{url} gave a file with MD5 {found}, published is {md5}; try again")
+
+
+def _partial(path: Path) -> dict[Path, int]:
+    return {part: part.stat().st_size for part in path.parent.glob(f"{path.name}*.part")}
+
+
+def _transfer(url: str, path: Path) -> None:
     try:
-        _transfer(url, part)
-        found = _md5(part) if md5 is not None else None
-        if found != md5:
-            part.unlink()
-            raise UserError(f"{url} gave a file with MD5 {found}, published is {md5}; try again")
-        os.replace(part, path)
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        gdown.download(url, str(path), resume=True, use_cookies=False, timeout=60)
+    except RequestException:  # an OSError, too
         raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room") from error
-
-
-def _transfer(url: str, part: Path) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "vlcl-toolkit"} | ({"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=_TIMEOUT
-        )
-    except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing is left to send
-            return
-        raise
-    with answer:
-        resumed = answer.status == 206
-        length = answer.headers.get("Content-Length")
-        total = None if length is None else int(length) + (have if resumed else 0)
-        start = have if resumed else 0
-        with (
-            open(part, "ab" if resumed else "wb") as file,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar,
-        ):
-            while chunk := answer.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if total is not None and part.stat().st_size < total:
-        raise ConnectionError(f"the connection ended after {part.stat().st_size} of {total} bytes")
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
