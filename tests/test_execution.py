@@ -17,7 +17,7 @@ from vlcl_toolkit.methods import Finetune, Method
 from vlcl_toolkit.sharding import ProcessGroup
 from vlcl_toolkit.streams import Task, TaskStream
 from vlcl_toolkit.streams.pictures import FilePictures, PictureData
-from vlcl_toolkit.training import backends as computing
+from vlcl_toolkit.training import backends
 from vlcl_toolkit.training import devices as devices_module
 from vlcl_toolkit.training.checkpoint import CheckpointStore
 from vlcl_toolkit.training.events import StepEvent, StopRun
@@ -196,7 +196,6 @@ def test_a_step_asks_the_device_for_no_number(clip, stream, monkeypatch):
 # Attention, compilation
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at every tensor it meets
 def assert_losses_near(folder, plain):
     found, expected = (
         [json.loads(line)["loss"] for line in (f / "history.jsonl").read_text().splitlines()]
@@ -211,8 +210,9 @@ def test_other_attention_agrees(tmp_path, plain):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at every tensor it meets
 def test_compiled_towers_agree(tmp_path, plain, monkeypatch):
-    monkeypatch.setattr(computing, "COMPILER", "eager")  # traced, not translated: seconds
+    monkeypatch.setattr(backends, "COMPILER", "eager")  # traced, not translated: seconds
     clip = tiny_clip()
     run_tiny(tmp_path, clip=clip, compile=True)
     assert clip.model.visual._compiled_call_impl is None

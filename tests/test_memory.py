@@ -7,17 +7,17 @@ import sys
 MEASURE = """
 import os
 import torch
-from vlcl_toolkit.training.backends import _FORGET, forget_peak_memory, peak_memory_mib
+from vlcl_toolkit.training.backends import _RESET, reset_peak_memory, peak_memory_mib
 
 cpu = torch.device("cpu")
-forget_peak_memory(cpu)
+reset_peak_memory(cpu)
 before = peak_memory_mib(cpu)
 large = torch.ones(60 * 2**18)  # 60 MiB
 assert peak_memory_mib(cpu) > before + 50
 del large
 assert peak_memory_mib(cpu) > before + 50
-forget_peak_memory(cpu)
-assert (peak_memory_mib(cpu) < before + 30) == os.access(_FORGET, os.W_OK)
+reset_peak_memory(cpu)
+assert (peak_memory_mib(cpu) < before + 30) == os.access(_RESET, os.W_OK)
 """
 
 

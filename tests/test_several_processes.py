@@ -1,4 +1,4 @@
-"""Two processes under torchrun, and portions of a batch, give what one process gives at once.
+"""Two processes under torchrun, and micro-batches, give what one process gives at once.
 
 Tolerance: float32 sums come in another order, about 1e-7 of a value at each of them; Adam carries that
 on from step to step. Observed over 14 steps: below 2e-6 of a loss.
@@ -99,17 +99,17 @@ def test_a_run_of_two_processes_goes_on_with_one(one, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_one_process_goes_on_with_two_in_portions(one, tmp_path):
+def test_a_run_of_one_process_goes_on_with_two_in_micro_batches(one, tmp_path):
     main(tmp_path, RESUMED, {"stop": 4})
     run_two(tmp_path, RESUMED, accumulate=2)
     for case in RESUMED:
         assert_near(tmp_path, one, case)
 
 
-# Portions
+# Micro-batches
 
 
-def gradients(case: str, portions: int) -> list[tuple[dict, dict]]:
+def gradients(case: str, micro_batches: int) -> list[tuple[dict, dict]]:
     """Gradients and terms of three steps; the weights are away from where methods start them."""
     name, settings = CASES[case]
     method, stream = make_method(name, tiny_clip(), settings), stream_of(name)
@@ -123,7 +123,7 @@ def gradients(case: str, portions: int) -> list[tuple[dict, dict]]:
         with torch.no_grad():
             for value in trained.values():
                 value.add_(torch.randn(value.shape, generator=generator), alpha=1e-2)
-        devices, found = Devices(tiny_clip(), Execution(accumulate=portions)), []
+        devices, found = Devices(tiny_clip(), Execution(accumulate=micro_batches)), []
         for step in range(3):
             for value in trained.values():
                 value.grad = None
@@ -134,12 +134,12 @@ def gradients(case: str, portions: int) -> list[tuple[dict, dict]]:
     return found
 
 
-@pytest.mark.parametrize("portions", [2, 3, 50])
+@pytest.mark.parametrize("micro_batches", [2, 3, 50])
 @pytest.mark.parametrize("case", CASES)
-def test_portions_give_the_gradient_of_the_batch(case, portions):
+def test_micro_batches_give_the_gradient_of_the_batch(case, micro_batches):
     """Also which experts have none, what was counted, and every term of the loss."""
     for (whole, terms), (parts, same) in zip(
-        gradients(case, 1), gradients(case, portions), strict=True
+        gradients(case, 1), gradients(case, micro_batches), strict=True
     ):
         assert parts.keys() == whole.keys()
         largest = max(float(value.abs().max()) for value in whole.values())
@@ -152,22 +152,22 @@ def test_portions_give_the_gradient_of_the_batch(case, portions):
             torch.testing.assert_close(same[name], value, rtol=1e-6, atol=0)
 
 
-def test_portions_train_as_the_batch_does(one, tmp_path):
+def test_micro_batches_train_as_the_batch_does(one, tmp_path):
     """Adam divides a gradient by its own size, so that rounding moves tiny ones: hence 1e-3."""
     main(tmp_path, ["finetune", "zscl", "moe_adapters"], {"accumulate": 3})
     for case in ("finetune", "zscl", "moe_adapters"):
         assert_near(tmp_path, one, case, near=1e-3)
 
 
-def test_a_portion_keeps_only_its_own_graph(clip, stream):
-    """What a forward pass keeps for the way back."""
+def test_a_micro_batch_keeps_only_its_own_graph(clip, stream):
+    """Memory that a forward pass keeps for the backward pass."""
     method = make_method("finetune", clip, {"batch_size": 16, "iterations": 6, "warmup": 1})
     saved = {}
-    for portions in (1, 4):
+    for count in (1, 4):
         with method:
             method.enter_task(0, stream[0])
             batch = method.training_batch(stream[0], 0, 0)
-            devices, held, most = Devices(clip, Execution(accumulate=portions)), [0], [0]
+            devices, held, most = Devices(clip, Execution(accumulate=count)), [0], [0]
 
             def pack(value, held=held, most=most):
                 held[0] += value.nbytes
@@ -180,29 +180,29 @@ def test_a_portion_keeps_only_its_own_graph(clip, stream):
 
             with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
                 devices.backward(method, *batch, 0)
-            saved[portions] = most[0]
-    assert saved[4] < 0.6 * saved[1]  # the few texts are computed with every portion
+            saved[count] = most[0]
+    assert saved[4] < 0.6 * saved[1]  # the few texts are computed with every micro-batch
 
 
-# The rule of division
+# The rule of sharding
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 64])
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("portions", [1, 2, 5])
-def test_the_mean_over_parts_counts_every_row_once(total, processes, portions):
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("micro_batches", [1, 2, 5])
+def test_the_mean_over_parts_counts_every_row_once(total, world_size, micro_batches):
     """With the factor that the gradient of own rows gets; rows that all compute have none."""
     weights, parts = [0.0] * total, 0
-    for process in range(processes):
-        division = BatchSharding(64, process, processes, portions)
-        for index in range(division.portions):
+    for rank in range(world_size):
+        sharding = BatchSharding(64, rank, world_size, micro_batches)
+        for index in range(sharding.micro_batches):
             parts += 1
-            with division.portion(index):
-                found = division.rows(total)
-            mine = range(total)[found.own]
-            assert mine == range(total)[division.local_rows(total)][found.here]
-            for row in mine:
-                weights[row] += found.processes * found.portions
+            with sharding.micro_batch(index):
+                found = sharding.rows(total)
+            local = range(total)[found.in_batch]
+            assert local == range(total)[sharding.local_rows(total)][found.in_rank]
+            for row in local:
+                weights[row] += found.ranks * found.micro_batches
     assert weights == [parts] * total
 
 
@@ -212,9 +212,9 @@ def test_parts_differ_by_one_at_most():
 
 
 def test_images_that_belong_to_no_part_are_refused():
-    division = BatchSharding(8, 0, 2)
-    with pytest.raises(ValueError, match="process 0 of 2 has 4 of 8 rows; found 8"):
-        division.run(lambda rows: rows, torch.zeros(8, 2), 8)
+    sharding = BatchSharding(8, 0, 2)
+    with pytest.raises(ValueError, match="rank 0 of 2 has 4 of 8 rows; found 8"):
+        sharding.run(lambda rows: rows, torch.zeros(8, 2), 8)
 
 
 # The command line

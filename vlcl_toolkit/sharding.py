@@ -1,17 +1,18 @@
-"""One batch on several processes, or in portions one after another: each computes its own rows.
+"""One batch on several ranks, or in micro-batches one after another: each computes its own rows.
 
 The rule inside `sharded(...)`:
 
-1. `load_batch` gives a process its own images; labels, texts and random numbers are whole everywhere.
-2. A tower computes its own rows. What comes out of it is joined, so that every process goes on with
-   the features of the whole batch and computes the loss of the whole batch, whatever that couples.
-3. Going back, the gradient of the joined features is cut to the own rows, times the number of
-   parts. The mean over the parts (DDP's; the sum over portions divided by their number) then is the
-   gradient of the whole batch, also for what every part computes alike. Parts need not be equal.
+1. `load_batch` gives a rank its own images; labels, texts and random numbers are global.
+2. A tower computes the local rows. Its output is gathered, so that every rank goes on with the
+   features of the whole batch and computes the loss of the whole batch, whatever that couples.
+3. In the backward pass the gradient of the gathered features is cut to the local rows, times the
+   number of parts. The mean over the parts (DDP's over ranks; over micro-batches their sum divided
+   by their number) then is the gradient of the whole batch, also for what every part computes
+   alike. Parts need not be equal.
 
-Portions (gradient accumulation; Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
-Memory Limited Setup") need the features of the whole batch first: one pass without a graph records
-them (`recording`), then every portion computes its own rows again, with a graph (`portion`).
+Micro-batches (gradient caching; Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
+Memory Limited Setup") need the features of the whole batch first: one pass without a graph caches
+them (`caching`), then every micro-batch computes its own rows again, with a graph (`micro_batch`).
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-_current: ContextVar["BatchSharding | None"] = ContextVar("division", default=None)
+_current: ContextVar["BatchSharding | None"] = ContextVar("sharding", default=None)
 
 
 def shard_bounds(total: int, index: int, parts: int) -> tuple[int, int]:
@@ -34,156 +35,153 @@ def shard_bounds(total: int, index: int, parts: int) -> tuple[int, int]:
 
 
 class Rows(NamedTuple):
-    """Rows of a whole batch of `total` that are computed here.
+    """Rows of a global batch of `total` that are computed here.
 
     Attributes:
-        own: which of the whole. `here`: the same, counted from the first row of this process.
-        processes, portions: how many parts there are (1: everyone computes all).
+        in_batch: which rows of the global batch. `in_rank`: the same, counted from this rank's first.
+        ranks, micro_batches: how many parts there are (1: everyone computes all).
     """
 
     total: int
-    own: slice
-    here: slice
-    processes: int
-    portions: int
+    in_batch: slice
+    in_rank: slice
+    ranks: int
+    micro_batches: int
 
 
 class BatchSharding:
     """Who computes which rows of one batch.
 
     Args:
-        images: of the whole batch.
-        process, processes: of this process, and how many there are.
-        portions: how many portions a process takes its rows in; at most its number of images.
+        images: of the global batch.
+        rank, world_size: of this process, and how many processes there are.
+        micro_batches: how many a rank splits its rows into; at most its number of images.
     """
 
-    def __init__(self, images: int, process: int = 0, processes: int = 1, portions: int = 1):
-        self.images, self.process, self.processes = images, process, processes
-        self.portions = max(1, min(portions, images // processes))
-        self._recording = False
-        self._portion: int | None = None
-        self._recorded: list[Tensor] = []
+    def __init__(self, images: int, rank: int = 0, world_size: int = 1, micro_batches: int = 1):
+        self.images, self.rank, self.world_size = images, rank, world_size
+        self.micro_batches = max(1, min(micro_batches, images // world_size))
+        self._caching = False
+        self._micro_batch: int | None = None
+        self._cached: list[Tensor] = []
         self._next = 0
         self._rows: Rows | None = None  # of the tower that runs now
 
     def local_rows(self, total: int) -> slice:
-        """Rows of this process; all of them if there are fewer than processes."""
-        if total < self.processes:
+        """Rows of this rank; all of them if there are fewer than ranks."""
+        if total < self.world_size:
             return slice(0, total)
-        return slice(*shard_bounds(total, self.process, self.processes))
+        return slice(*shard_bounds(total, self.rank, self.world_size))
 
     def rows(self, total: int) -> Rows:
-        """Rows that a tower computes now; portions take part in building a graph alone."""
-        mine = self.local_rows(total)
-        processes = self.processes if total >= self.processes else 1
-        count = mine.stop - mine.start
-        if self._portion is None or total // processes < self.portions:
-            return Rows(total, mine, slice(0, count), processes, 1)
-        start, stop = shard_bounds(count, self._portion, self.portions)
-        own = slice(mine.start + start, mine.start + stop)
-        return Rows(total, own, slice(start, stop), processes, self.portions)
+        """Rows that a tower computes now; it is split into micro-batches only to build a graph."""
+        local = self.local_rows(total)
+        ranks = self.world_size if total >= self.world_size else 1
+        count = local.stop - local.start
+        if self._micro_batch is None or total // ranks < self.micro_batches:
+            return Rows(total, local, slice(0, count), ranks, 1)
+        start, stop = shard_bounds(count, self._micro_batch, self.micro_batches)
+        in_batch = slice(local.start + start, local.start + stop)
+        return Rows(total, in_batch, slice(start, stop), ranks, self.micro_batches)
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Context: towers run without a graph, and their outputs are kept for the portions."""
-        self._recording, self._recorded = True, []
+    def caching(self) -> Iterator[None]:
+        """Context: towers run without a graph; their outputs are cached for the micro-batches."""
+        self._caching, self._cached = True, []
         try:
             yield
         finally:
-            self._recording = False
+            self._caching = False
 
     @contextlib.contextmanager
-    def portion(self, index: int) -> Iterator[None]:
-        """Context: towers compute portion `index`; the other rows are those recorded."""
-        self._portion, self._next = index, 0
+    def micro_batch(self, index: int) -> Iterator[None]:
+        """Context: towers compute micro-batch `index`; the other rows come from the cache."""
+        self._micro_batch, self._next = index, 0
         try:
             yield
         finally:
-            self._portion = None
+            self._micro_batch = None
 
     def run(self, tower: Callable[[Tensor], Tensor], inputs: Tensor, total: int) -> Tensor:
-        """Output of `tower` for the whole batch; `inputs` are the rows of this process."""
-        mine = self.local_rows(total)
-        if len(inputs) != mine.stop - mine.start:
+        """Output of `tower` for the global batch; `inputs` are the rows of this rank."""
+        local = self.local_rows(total)
+        if len(inputs) != local.stop - local.start:
             raise ValueError(
-                f"process {self.process} of {self.processes} has {mine.stop - mine.start} of "
-                f"{total} rows; found {len(inputs)}; load them with load_batch, or say their total"
+                f"rank {self.rank} of {self.world_size} has {local.stop - local.start} of "
+                f"{total} rows; found {len(inputs)}; load them with load_batch, or give their total"
             )
-        graph, portion = torch.is_grad_enabled(), self._portion
-        if not graph:  # e.g. a teacher: never in portions
-            self._portion = None
-        recording, self._recording = self._recording, self._recording and graph
+        graph, micro_batch = torch.is_grad_enabled(), self._micro_batch
+        if not graph:  # e.g. a teacher: never in micro-batches
+            self._micro_batch = None
+        caching, self._caching = self._caching, self._caching and graph
         self._rows = self.rows(total)
         try:
-            with torch.set_grad_enabled(graph and not recording):
-                return self.join(tower(inputs[self._rows.here]))
+            with torch.set_grad_enabled(graph and not caching):
+                return self.all_gather(tower(inputs[self._rows.in_rank]))
         finally:
-            self._rows, self._recording, self._portion = None, recording, portion
+            self._rows, self._caching, self._micro_batch = None, caching, micro_batch
 
-    def join(self, own: Shaped[Tensor, "own *rest"]) -> Shaped[Tensor, "total *rest"]:
-        """The whole of what every process and portion has for its own rows."""
+    def all_gather(self, local: Shaped[Tensor, "local *rest"]) -> Shaped[Tensor, "total *rest"]:
+        """The rows of all ranks and micro-batches."""
         rows = self._rows
         assert rows is not None, "a tower is running"
-        if self._portion is not None and not self._recording:
-            recorded = self._recorded[self._next]
+        if self._micro_batch is not None and not self._caching:
+            cached = self._cached[self._next]
             self._next += 1
-            if rows.portions == 1 and rows.processes == 1:
-                return own
-            return _AllGather.apply(own, recorded, rows)
-        whole = own if rows.processes == 1 else _AllGather.apply(own, None, rows)
-        if self._recording:
-            self._recorded.append(whole)
-        return whole
+            if rows.micro_batches == 1 and rows.ranks == 1:
+                return local
+            return _AllGather.apply(local, cached, rows)
+        gathered = local if rows.ranks == 1 else _AllGather.apply(local, None, rows)
+        if self._caching:
+            self._cached.append(gathered)
+        return gathered
 
-    def sum(self, counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-        """Counts of the own rows, added over processes; of a recording or a repetition: 0."""
+    def sum_counts(self, counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+        """Counts over local rows, summed over ranks; 0 in a pass that caches or repeats rows."""
         rows = self._rows
-        repeated = self._portion is not None and rows is not None and rows.portions == 1
-        if self._recording or (repeated and self._portion != 0):
+        repeated = self._micro_batch is not None and rows is not None and rows.micro_batches == 1
+        if self._caching or (repeated and self._micro_batch != 0):
             return torch.zeros_like(counts)
-        if rows is not None and rows.processes > 1:
+        if rows is not None and rows.ranks > 1:
             dist.all_reduce(counts)
         return counts
 
 
 class _AllGather(torch.autograd.Function):
-    """Step 2, and step 3 on the way back."""
+    """Step 2, and step 3 in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, recorded: Tensor | None, rows: Rows) -> Tensor:
+    def forward(ctx: Any, local: Tensor, cached: Tensor | None, rows: Rows) -> Tensor:
         ctx.rows = rows
-        if recorded is None:
-            return all_gather_rows(own, rows.total, rows.processes)
-        whole = recorded.clone()
-        whole[rows.own] = own
-        return whole
+        if cached is None:
+            return all_gather_rows(local, rows.total, rows.ranks)
+        gathered = cached.clone()
+        gathered[rows.in_batch] = local
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        factor = ctx.rows.processes * ctx.rows.portions
-        return gradients[0][ctx.rows.own] * factor, None, None
+        factor = ctx.rows.ranks * ctx.rows.micro_batches
+        return gradients[0][ctx.rows.in_batch] * factor, None, None
 
 
 def all_gather_rows(
-    own: Shaped[Tensor, "own *rest"], total: int, processes: int
+    local: Shaped[Tensor, "local *rest"], total: int, ranks: int
 ) -> Shaped[Tensor, "total *rest"]:
-    """The rows of all processes, one process after another; no gradient."""
-    most = -(-total // processes)
-    padded = own.new_zeros(most, *own.shape[1:])
-    padded[: len(own)] = own.detach()
-    parts = [torch.empty_like(padded) for _ in range(processes)]
+    """The rows of all ranks, in the order of the ranks; no gradient."""
+    most = -(-total // ranks)
+    padded = local.new_zeros(most, *local.shape[1:])
+    padded[: len(local)] = local.detach()
+    parts = [torch.empty_like(padded) for _ in range(ranks)]
     dist.all_gather(parts, padded)
-    sizes = [
-        stop - start
-        for start, stop in (shard_bounds(total, i, processes) for i in range(processes))
-    ]
+    sizes = [stop - start for start, stop in (shard_bounds(total, i, ranks) for i in range(ranks))]
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 @contextlib.contextmanager
-def sharded(division: BatchSharding | None) -> Iterator[None]:
-    """Context in which the rule at the head of this file holds; None: everything is whole."""
-    token = _current.set(division)
+def sharded(sharding: BatchSharding | None) -> Iterator[None]:
+    """Context in which the rule at the head of this file holds; None: nothing is sharded."""
+    token = _current.set(sharding)
     try:
         yield
     finally:
@@ -191,96 +189,98 @@ def sharded(division: BatchSharding | None) -> Iterator[None]:
 
 
 def is_sharded() -> bool:
-    """Whether batches are divided here."""
+    """Whether batches are sharded here."""
     return _current.get() is not None
 
 
 def local_images(total: int) -> slice:
-    """Which of `total` images this process loads."""
-    division = _current.get()
-    return slice(0, total) if division is None else division.local_rows(total)
+    """Which of `total` images this rank loads."""
+    sharding = _current.get()
+    return slice(0, total) if sharding is None else sharding.local_rows(total)
 
 
 @contextlib.contextmanager
 def other_batch(total: int) -> Iterator[None]:
     """Context: images belong to another batch than the labelled one, of `total` images."""
-    division = _current.get()
-    if division is None:
+    sharding = _current.get()
+    if sharding is None:
         yield
         return
-    before, division.images = division.images, total
+    before, sharding.images = sharding.images, total
     try:
         yield
     finally:
-        division.images = before
+        sharding.images = before
 
 
 def run_sharded(tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """`tower(inputs)` of the whole batch, every process and portion computing its part.
+    """`tower(inputs)` of the global batch; every rank and micro-batch computes its part.
 
     Args:
-        inputs: the rows of this process, loaded by `load_batch`; see `other_batch`.
+        inputs: the rows of this rank, loaded by `load_batch`; see `other_batch`.
     """
-    division = _current.get()
-    if division is None:
+    sharding = _current.get()
+    if sharding is None:
         return tower(inputs)
-    return division.run(tower, inputs, len(inputs) if division.processes == 1 else division.images)
+    total = len(inputs) if sharding.world_size == 1 else sharding.images
+    return sharding.run(tower, inputs, total)
 
 
 def run_sharded_global(tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """As `divided`, for inputs that every process has all of."""
-    division = _current.get()
-    if division is None:
+    """As `run_sharded`, for inputs that every rank has all of."""
+    sharding = _current.get()
+    if sharding is None:
         return tower(inputs)
-    return division.run(tower, inputs[division.local_rows(len(inputs))], len(inputs))
+    return sharding.run(tower, inputs[sharding.local_rows(len(inputs))], len(inputs))
 
 
-def gather_rows(own: Shaped[Tensor, "own *rest"]) -> Shaped[Tensor, "total *rest"]:
-    """Inside a tower: the whole of something that has a row per input, for a loss that sums over rows."""
-    division = _current.get()
-    return own if division is None else division.join(own)
+def gather_rows(local: Shaped[Tensor, "local *rest"]) -> Shaped[Tensor, "total *rest"]:
+    """Inside a tower: the global rows of a value with one row per input, for a loss that sums over rows."""
+    sharding = _current.get()
+    return local if sharding is None else sharding.all_gather(local)
 
 
 def sum_counts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Inside a tower: counts over the rows of the whole batch."""
-    division = _current.get()
-    return counts if division is None else division.sum(counts)
+    """Inside a tower: counts over the rows of the global batch."""
+    sharding = _current.get()
+    return counts if sharding is None else sharding.sum_counts(counts)
 
 
 def local_random(
-    draw: Callable[..., Tensor], like: Float[Tensor, "own *rest"]
-) -> Float[Tensor, "own *rest"]:
-    """Inside a tower: the own rows of random numbers that are drawn for the whole batch.
+    sample: Callable[..., Tensor], like: Float[Tensor, "local *rest"]
+) -> Float[Tensor, "local *rest"]:
+    """Inside a tower: the local rows of random numbers that are sampled for the global batch.
 
     Args:
-        draw: torch.randn or torch.rand.
+        sample: torch.randn or torch.rand.
     """
-    division = _current.get()
-    rows = None if division is None else division._rows
-    if rows is None or rows.own == slice(0, rows.total):
-        return draw(like.shape, dtype=like.dtype, device=like.device)
-    whole = draw((rows.total, *like.shape[1:]), dtype=like.dtype, device=like.device)
-    return whole[rows.own]
+    sharding = _current.get()
+    rows = None if sharding is None else sharding._rows
+    if rows is None or rows.in_batch == slice(0, rows.total):
+        return sample(like.shape, dtype=like.dtype, device=like.device)
+    everywhere = sample((rows.total, *like.shape[1:]), dtype=like.dtype, device=like.device)
+    return everywhere[rows.in_batch]
 
 
-_team: ContextVar[tuple[int, int]] = ContextVar("team", default=(0, 1))
+_group: ContextVar[tuple[int, int]] = ContextVar("process_group", default=(0, 1))
 
 
 class ProcessGroup(NamedTuple):
-    """This process among those of a run.
+    """The place of this process among those of a run.
 
     Attributes:
-        rank, world: its number, and how many there are. local_rank, local_world: on this machine.
+        rank, world_size: its number, and how many there are.
+        local_rank, local_world_size: the same on this machine.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_world: int = 1
+    local_world_size: int = 1
 
 
 def process_group() -> ProcessGroup:
-    """As torchrun tells it; without torchrun: one process."""
+    """As torchrun says; without torchrun: one process."""
     if not dist.is_available() or not dist.is_torchelastic_launched():
         return ProcessGroup()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -288,31 +288,30 @@ def process_group() -> ProcessGroup:
 
 
 @contextlib.contextmanager
-def in_process_group(process: int, processes: int) -> Iterator[None]:
-    """Context of a run: this process and how many there are, for `spread`."""
-    token = _team.set((process, processes))
+def in_process_group(rank: int, world_size: int) -> Iterator[None]:
+    """Context of a run, for `gather_predictions`."""
+    token = _group.set((rank, world_size))
     try:
         yield
     finally:
-        _team.reset(token)
+        _group.reset(token)
 
 
 def gather_predictions(
-    parts: Sequence[Tensor], answer: Callable[[Tensor], Tensor], device: torch.device
+    batches: Sequence[Tensor], predict: Callable[[Tensor], Tensor], device: torch.device
 ) -> Int64[Tensor, " n"]:
-    """Labels of images, on the CPU; the processes of a run take turns with the batches.
+    """Predicted labels of images, on the CPU; the ranks of a run share the batches.
 
     Args:
-        parts: the indices of each batch, 0 .. n - 1 in order.
-        answer: indices -> labels, int64.
+        batches: the indices of each batch, 0 .. n - 1 in order.
+        predict: indices -> labels, int64.
     """
-    process, processes = _team.get()
-    if processes == 1:
-        return torch.cat(
-            [torch.empty(0, dtype=torch.int64), *(answer(part).cpu() for part in parts)]
-        )
-    labels = torch.zeros(sum(map(len, parts)), dtype=torch.int64, device=device)
-    for part in parts[process::processes]:
-        labels[part.to(device)] = answer(part).to(device)
+    rank, world_size = _group.get()
+    if world_size == 1:
+        empty = torch.empty(0, dtype=torch.int64)
+        return torch.cat([empty, *(predict(batch).cpu() for batch in batches)])
+    labels = torch.zeros(sum(map(len, batches)), dtype=torch.int64, device=device)
+    for batch in batches[rank::world_size]:
+        labels[batch.to(device)] = predict(batch).to(device)
     dist.all_reduce(labels)
     return labels.cpu()

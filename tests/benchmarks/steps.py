@@ -19,7 +19,7 @@ from vlcl_toolkit.methods import Method, make_config, make_method, method_class
 from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.seeds import generator, seed_everything
 from vlcl_toolkit.streams.base import Task, TaskStream
-from vlcl_toolkit.training.backends import forget_peak_memory, peak_memory_mib
+from vlcl_toolkit.training.backends import peak_memory_mib, reset_peak_memory
 from vlcl_toolkit.training.devices import Devices
 from vlcl_toolkit.training.execution import Execution
 from vlcl_toolkit.training.loop import train_step
@@ -100,7 +100,7 @@ def measure_steps(
     Raises:
         UserError: it does not fit into memory (its cause is a `torch.OutOfMemoryError`).
     """
-    forget_peak_memory(clip.device)
+    reset_peak_memory(clip.device)
     with bench_method(name, clip, batch_size=batch_size, **_short_selector()) as method:
         stream: TaskStream = noise_stream(clip, division_of(name), scale, tasks=1)
         task = stream[0]

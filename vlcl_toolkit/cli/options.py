@@ -33,7 +33,7 @@ class BackboneOptions:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the towers."""
     execution: Execution = ONE_DEVICE
-    """Devices, portions of a batch, loading processes, ..."""
+    """Devices, micro-batches, loading processes, ..."""
 
     def load(self) -> "Clip":
         """The backbone (imported late, to keep --help fast)."""

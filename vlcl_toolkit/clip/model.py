@@ -216,11 +216,11 @@ def find_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     started = process_group()
-    if str(device) == "cuda" and started.world > 1:
+    if str(device) == "cuda" and started.world_size > 1:
         there = torch.cuda.device_count()
-        if there < started.local_world:
+        if there < started.local_world_size:
             raise UserError(
-                f"{started.local_world} processes on this machine need as many GPUs; found {there}; "
+                f"{started.local_world_size} processes on this machine need as many GPUs; found {there}; "
                 "lower --nproc-per-node, or use --device cpu"
             )
         device = f"cuda:{started.local_rank}"

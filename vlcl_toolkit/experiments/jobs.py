@@ -43,9 +43,9 @@ def jobs_at_once(clip: Clip, runs: int, jobs: int | None = None) -> int:
 
     Raises UserError for fewer than one job, or if torchrun started this: its processes share one run.
     """
-    if process_group().world > 1:
+    if process_group().world_size > 1:
         raise UserError(
-            f"torchrun started {process_group().world} processes, which share one run; found {runs} runs "
+            f"torchrun started {process_group().world_size} processes, which share one run; found {runs} runs "
             "side by side; use vlcl run or vlcl recipe, or start this without torchrun"
         )
     if jobs is None:

@@ -161,7 +161,7 @@ class Method(Introspection, ABC):
     ) -> dict[str, Tensor]:
         """Scalars of one batch: "loss" is minimised, the others are only logged.
 
-        Several processes (`division.py`) have some of the images each and all of the labels;
+        Each of several ranks (`sharding.py`) has some of the images and all of the labels;
         `clip.encode_image` gives all of them the features of the whole batch.
         """
         raise NotImplementedError(f"{self.name} trains, so it must define loss")

@@ -1,4 +1,4 @@
-"""Modes of computing: attention kernels, compilation, determinism, advice when memory runs out."""
+"""Attention kernels, compilation, determinism, peak memory, and advice when memory runs out."""
 
 import contextlib
 import os
@@ -57,8 +57,8 @@ def memory_advice(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic(device: torch.device, mode: str) -> Iterator[None]:
-    """Context in which a GPU repeats itself; `mode` as in `Execution.determinism`."""
-    # The CPU kernels in use are deterministic already; on CUDA, scatter-adds have to be asked.
+    """Context in which a GPU is deterministic; `mode` as in `Execution.determinism`."""
+    # The CPU kernels in use are deterministic already; on CUDA, scatter-adds are not by default.
     if device.type != "cuda":
         yield
         return
@@ -66,7 +66,7 @@ def deterministic(device: torch.device, mode: str) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill: Any = torch.utils.deterministic
     filled = fill.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only then
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only then
     torch.use_deterministic_algorithms(mode != "off", warn_only=mode == "warn")
     fill.fill_uninitialized_memory = False  # costs a pass over every new tensor
     try:
@@ -76,20 +76,20 @@ def deterministic(device: torch.device, mode: str) -> Iterator[None]:
         fill.fill_uninitialized_memory = filled
 
 
-_FORGET = Path("/proc/self/clear_refs")
+_RESET = Path("/proc/self/clear_refs")
 _PEAK = "VmHWM:"  # high-water mark of the resident set, in KiB
 
 
-def forget_peak_memory(device: torch.device) -> None:
-    """Start measuring anew, so that runs in one process do not inherit each other's peak (CUDA and Linux)."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring from now, so that runs in one process do not inherit each other's peak (CUDA and Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif os.access(_FORGET, os.W_OK):  # not in every container
-        _FORGET.write_text("5", encoding="ascii")
+    elif os.access(_RESET, os.W_OK):  # not in every container
+        _RESET.write_text("5", encoding="ascii")
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """MiB since `forget_peak_memory`: of the GPU, or of the whole process (elsewhere than on Linux since its start)."""
+    """MiB since `reset_peak_memory`: of the GPU, or of the whole process (elsewhere than on Linux since its start)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "linux":

@@ -1,7 +1,7 @@
-"""Device, precision, processes and portions of a run, by Lightning Fabric.
+"""Device, precision, ranks and micro-batches of a run, by Lightning Fabric.
 
 Fabric places the run, connects the processes that torchrun started, averages their gradients (DDP) and
-scales those of fp16. `division.py` says which process computes what.
+scales those of fp16. `sharding.py` says which rank computes what.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from vlcl_toolkit.streams.pictures import decoding_threads
 from vlcl_toolkit.training.backends import attention, compiled, deterministic, memory_advice
 from vlcl_toolkit.training.execution import Execution
 
-_LOG_EVERY = 20  # steps, where looking at a loss means waiting for the device
+_LOG_EVERY = 20  # steps, where fetching a loss means waiting for the device
 
 
 class TowerPrecision(MixedPrecision):
@@ -71,8 +71,8 @@ class Devices:
     """What a run computes on.
 
     Attributes:
-        process, processes: of this process, and how many there are.
-        log_every: steps between two looks at the losses.
+        rank, world_size: of this process, and how many processes there are.
+        log_every: steps between two fetches of the losses.
         workers: as in `Execution`.
     """
 
@@ -88,22 +88,25 @@ class Devices:
         self.clip, self.execution = clip, execution or Execution()
         found = process_group()
         wanted = self.execution.devices
-        if wanted not in (None, found.world):
-            raise UserError(_other_count(wanted, found.world, clip.device))
-        self.process, self.processes = found.rank, found.world
+        if wanted not in (None, found.world_size):
+            raise UserError(_other_count(wanted, found.world_size, clip.device))
+        self.rank, self.world_size = found.rank, found.world_size
         device = clip.device
         self.log_every = self.execution.log_every or (1 if device.type == "cpu" else _LOG_EVERY)
         self.workers = self.execution.workers
-        if self.processes > 1 and device.index not in (None, found.local_rank):
+        if self.world_size > 1 and device.index not in (None, found.local_rank):
             raise UserError(
-                f"each of {self.processes} processes takes a GPU of its own; found --device {device} "
+                f"each of {self.world_size} processes needs a GPU of its own; found --device {device} "
                 "for all of them; use --device cuda"
             )
         index = [device.index or 0] if device.type != "cpu" else 1
         options: dict[str, Any] = {"devices": index}
         environment: Any = LightningEnvironment()
-        if self.processes > 1:
-            options = {"devices": found.local_world, "num_nodes": found.world // found.local_world}
+        if self.world_size > 1:
+            options = {
+                "devices": found.local_world_size,
+                "num_nodes": found.world_size // found.local_world_size,
+            }
             options["strategy"] = DDPStrategy(find_unused_parameters=not trains_all)
             environment = TorchElasticEnvironment()
         plugins = [environment, _precision(clip)]
@@ -114,22 +117,22 @@ class Devices:
     @property
     def is_main(self) -> bool:
         """Whether this process writes, prints and listens."""
-        return self.process == 0
+        return self.rank == 0
 
     @property
     def precision(self) -> Precision:
         """Fabric's; its state belongs to a checkpoint."""
         return self.fabric.strategy.precision
 
-    def division(self, images: int) -> BatchSharding | None:
+    def sharding(self, images: int) -> BatchSharding | None:
         """Of a batch of `images`; None: one process computes it at once."""
-        portions = self.execution.accumulate
-        if self.processes == portions == 1:
+        micro_batches = self.execution.accumulate
+        if self.world_size == micro_batches == 1:
             return None
-        return BatchSharding(images, self.process, self.processes, portions)
+        return BatchSharding(images, self.rank, self.world_size, micro_batches)
 
     def set_up(self, method: Method) -> None:
-        """Take hold of what `method` trains now."""
+        """Register the parameters that `method` trains now."""
         self._module = None  # before another one holds the same parameters
         module = self.fabric.setup_module(_Loss(method), move_to_device=False)
         self._module = method, module
@@ -137,7 +140,7 @@ class Devices:
     def backward(
         self,
         method: Method,
-        images: Float[Tensor, "part 3 h w"],
+        images: Float[Tensor, "local 3 h w"],
         labels: Int64[Tensor, " b"],
         step: int,
     ) -> dict[str, Tensor]:
@@ -145,39 +148,39 @@ class Devices:
         if self._module is None or self._module[0] is not method:
             self.set_up(method)
         assert self._module is not None
-        module, division = self._module[1], self.division(len(labels))
-        with sharded(division):
-            if division is None or division.portions == 1:
+        module, sharding = self._module[1], self.sharding(len(labels))
+        with sharded(sharding):
+            if sharding is None or sharding.micro_batches == 1:
                 terms = module(images, labels, step)
-                self.fabric.backward(terms["loss"] / self._held_back)
+                self.fabric.backward(terms["loss"] / self._fp16_loss_divisor)
             else:
-                terms = self._in_portions(division, module, (images, labels, step))
-        if self._held_back > 1:
+                terms = self._in_micro_batches(sharding, module, (images, labels, step))
+        if self._fp16_loss_divisor > 1:
             grads = [value.grad for value in method.trainable().values() if value.grad is not None]
-            torch._foreach_mul_(grads, self._held_back)
+            torch._foreach_mul_(grads, self._fp16_loss_divisor)
         return {name: value.detach() for name, value in terms.items()}
 
-    def _in_portions(
-        self, division: BatchSharding, module: Any, batch: tuple[Tensor, Tensor, int]
+    def _in_micro_batches(
+        self, sharding: BatchSharding, module: Any, batch: tuple[Tensor, Tensor, int]
     ) -> dict[str, Tensor]:
         state = self._random_state()
-        with division.recording():
+        with sharding.caching():
             terms = module.module(*batch)
-        for index in range(division.portions):
-            self._set_random_state(state)  # every pass draws the numbers of the whole batch
-            silent = self.processes > 1 and index < division.portions - 1
+        for index in range(sharding.micro_batches):
+            self._set_random_state(state)  # every pass samples the same random numbers
+            silent = self.world_size > 1 and index < sharding.micro_batches - 1
             with (
-                division.portion(index),
+                sharding.micro_batch(index),
                 self.fabric.no_backward_sync(module, enabled=silent),
             ):
-                loss = module(*batch)["loss"] / (division.portions * self._held_back)
+                loss = module(*batch)["loss"] / (sharding.micro_batches * self._fp16_loss_divisor)
                 self.fabric.backward(loss)
         return terms
 
     @property
-    def _held_back(self) -> int:
-        # The gradient of own rows is larger by the number of processes (division.py), which fp16 might not hold.
-        return self.processes if self.clip.precision == "fp16" else 1
+    def _fp16_loss_divisor(self) -> int:
+        # The gradient of local rows is larger by the number of ranks (sharding.py), which fp16 might not hold.
+        return self.world_size if self.clip.precision == "fp16" else 1
 
     def _random_state(self) -> list[Tensor]:
         on_gpu = [torch.cuda.get_rng_state()] if self.clip.device.type == "cuda" else []
@@ -189,25 +192,25 @@ class Devices:
             torch.cuda.set_rng_state(state[1])
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimiser's step; one whose fp16 gradients overflowed is left out."""
+        """The optimiser's step; skipped if fp16 gradients overflowed."""
         self.fabric.strategy.optimizer_step(optimizer)
 
     # Agreeing.
 
     def broadcast(self, value: Any) -> Any:
-        """What the first process says, on all of them."""
+        """The value of rank 0, on all ranks."""
         return self.fabric.broadcast(value)
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest of the processes' numbers."""
-        if self.processes == 1:
+        """The largest number of all ranks."""
+        if self.world_size == 1:
             return number
         found = torch.tensor(number, device=self.clip.device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
     def barrier(self) -> None:
-        """Until all processes are here."""
+        """Wait until all ranks are here."""
         self.fabric.barrier()
 
     # Modes of computing.
@@ -217,7 +220,7 @@ class Devices:
         """Context of a run: attention, determinism, advice when memory runs out."""
         device, execution = self.clip.device, self.execution
         with (
-            in_process_group(self.process, self.processes),
+            in_process_group(self.rank, self.world_size),
             decoding_threads(self.workers),
             attention(execution.attention),
             deterministic(device, execution.determinism),

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and how to stop it."""
+"""Events emitted during a run, and how to stop it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,14 +67,14 @@ class ProgressBar:
             self.bar.set_description(f"mean {sum(learned) / len(learned):.1f} %")
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar."""
         self.bar.close()
 
 
 class DelayedInterrupt:
     """Context: the first Ctrl-C only sets `requested`; the second interrupts at once.
 
-    Signals reach the main thread alone; elsewhere this does nothing.
+    Only the main thread receives signals; in others this does nothing.
     """
 
     requested = False

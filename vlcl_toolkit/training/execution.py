@@ -1,5 +1,5 @@
-"""How a run computes: on how many devices, in which portions. It does not belong to what a run is, so
-that another choice goes on with the same run; the numbers then differ by rounding alone."""
+"""How a run computes: on how many devices, in how many micro-batches. This is not part of a run's identity:
+another choice continues the same run; its numbers then differ by rounding alone."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,19 +16,19 @@ class Execution:
     """
 
     devices: int | None = None
-    """Devices (processes) that share each batch; torchrun starts them. None: as many as it started."""
+    """Devices (one process each) that share every batch; torchrun starts the processes. None: as many as it started."""
     accumulate: int = 1
-    """Portions that a device takes its part of a batch in: less memory, one more forward pass, the same gradient."""
+    """Micro-batches per device batch: less activation memory, one extra forward pass, same gradient."""
     workers: int = 0
-    """ProcessGroup that load the images of the next steps, and threads that decode test images; 0: none."""
+    """Processes that load the images of the next steps, and threads that decode test images; 0: none."""
     compile: bool = False
     """Compile both towers (torch.compile): minutes at the start, faster steps."""
     attention: Literal["auto", "math", "flash", "efficient"] = "auto"
-    """Which of torch's attention kernels may be used beside the plain one (math); auto: any."""
+    """Which of torch's attention kernels may be used besides the plain one (math); auto: any."""
     determinism: Literal["off", "warn", "strict"] = "warn"
-    """On a GPU: off (fastest), warn (repeatable operations where there are any), strict (else an error)."""
+    """On a GPU: off (fastest), warn (deterministic operations where they exist), strict (an error elsewhere)."""
     log_every: int | None = None
-    """Steps between two looks at the losses, each of which waits for the device; None: 1 on a CPU, 20 elsewhere."""
+    """Steps between two fetches of the losses, each of which waits for the device; None: 1 on a CPU, 20 elsewhere."""
 
     def __post_init__(self) -> None:
         for name, least in (("devices", 1), ("accumulate", 1), ("workers", 0), ("log_every", 1)):

@@ -32,11 +32,11 @@ def step_batches(
         UserError: an image cannot be read; the method loads its batches itself, and workers are wanted.
     """
     device, steps = method.clip.device, range(start, method.steps(task))
-    division = devices.division(0)
+    sharding = devices.sharding(0)
     if devices.workers and steps:
-        batches: Any = _ahead(method, devices, division, task, seed, steps)
+        batches: Any = _ahead(method, devices, sharding, task, seed, steps)
     else:
-        batches = _now(method, division, task, seed, steps)
+        batches = _now(method, sharding, task, seed, steps)
     with contextlib.closing(batches):
         for step, (images, labels) in zip(steps, batches, strict=True):
             yield (
@@ -47,10 +47,10 @@ def step_batches(
 
 
 def _now(
-    method: Method, division: BatchSharding | None, task: Task, seed: int, steps: range
+    method: Method, sharding: BatchSharding | None, task: Task, seed: int, steps: range
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for step in steps:
-        with sharded(division):
+        with sharded(sharding):
             batch = method.training_batch(task, step, seed)
         yield batch
 
@@ -58,7 +58,7 @@ def _now(
 def _ahead(
     method: Method,
     devices: Devices,
-    division: BatchSharding | None,
+    sharding: BatchSharding | None,
     task: Task,
     seed: int,
     steps: range,
@@ -70,7 +70,7 @@ def _ahead(
         )
     sources = [draw._replace(indices=torch.empty(0)) for draw in method.draws(task, steps[0], seed)]
     loader = DataLoader(
-        _Images(sources, division),
+        _Images(sources, sharding),
         batch_size=None,  # an entry is a batch already
         sampler=_requests(method, task, seed, steps, sources),
         num_workers=devices.workers,
@@ -80,7 +80,7 @@ def _ahead(
     for step, loaded in zip(steps, loader, strict=True):
         if isinstance(loaded, str):
             raise UserError(loaded, of_one_process=True)
-        with sharded(division):
+        with sharded(sharding):
             draws = method.draws(task, step, seed)
             images = method.receive(draws, [images for images, _ in loaded], step, seed)
         yield images, loaded[0][1]
@@ -98,12 +98,12 @@ def _requests(
 class _Images(Dataset):
     # What a loading process has: the sets of images, and which part of a batch is its.
 
-    def __init__(self, sources: list[Draw], division: BatchSharding | None):
-        self.sources, self.division = sources, division
+    def __init__(self, sources: list[Draw], sharding: BatchSharding | None):
+        self.sources, self.sharding = sources, sharding
 
     def __getitem__(self, request: Request) -> Loaded | str:
         try:
-            with sharded(self.division):
+            with sharded(self.sharding):
                 return [
                     load_batch(*self.sources[index]._replace(indices=indices, seed=seed))
                     for index, indices, seed in request

@@ -68,7 +68,7 @@ def run(
         resume: False refuses a folder that holds a run already.
         probes: record what happens inside the network after every task (`RunResult.probes`); the
             numbers are those of a run without. A run that lies there without them is made anew.
-        execution: devices, portions of a batch, loading processes, ...; the run is the same with any.
+        execution: devices, micro-batches, loading processes, ...; not part of a run's identity.
 
     Under torchrun every process calls this with the same arguments; the first one writes, shows
     progress and calls `callback`, and all of them return the result.

@@ -1,6 +1,6 @@
 """The bookkeeping of a run: what is saved, restored, tested, recorded and announced.
 
-`training.py` holds the loop itself.
+`loop.py` holds the loop itself.
 """
 
 import math
@@ -18,7 +18,7 @@ from vlcl_toolkit.probes.recorder import Recorder
 from vlcl_toolkit.seeds import rng_state, set_rng_state
 from vlcl_toolkit.streams.base import Task, TaskStream
 from vlcl_toolkit.streams.label_space import LabelSpace
-from vlcl_toolkit.training.backends import forget_peak_memory, peak_memory_mib
+from vlcl_toolkit.training.backends import peak_memory_mib, reset_peak_memory
 from vlcl_toolkit.training.checkpoint import (
     Checkpoint,
     CheckpointWarning,
@@ -76,14 +76,14 @@ class Session:
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending: list[
             tuple[int, int, dict[str, Any]]
-        ] = []  # steps whose losses nobody looked at
+        ] = []  # steps whose losses have not been fetched yet
         self.checkpoint = self._load()
         saved = self.checkpoint.state["progress"] if self.checkpoint else {}
         self.progress = Progress(**saved)
         if devices.is_main:
             folder.history.rewind(self.progress.history)
         self._saved_at = self.progress.position if self.checkpoint else -1
-        forget_peak_memory(method.clip.device)
+        reset_peak_memory(method.clip.device)
         self._clock = time.perf_counter()
 
     # Restoring, in the order in which the loop can take it up again.
@@ -135,7 +135,7 @@ class Session:
         self._pending.append((step, steps, terms))
         saving = done.step % self.checkpoint_every == 0
         if not saving and done.step % self.devices.log_every and done.step != steps:
-            return  # to look at a loss is to wait for the device
+            return  # fetching a loss waits for the device
         events = self._log_pending()
         self._add_seconds("train")
         if saving:
@@ -203,8 +203,8 @@ class Session:
     def announce(self, event: Event) -> None:
         """Tell the listeners; the one place where a run can be asked to stop.
 
-        The method is between two steps here, so that what is saved is consistent. ProcessGroup of one
-        run stop together.
+        The method is between two steps here, so that what is saved is consistent. The ranks of one run
+        stop together.
         """
         reason: StopRun | KeyboardInterrupt | None = None
         try:

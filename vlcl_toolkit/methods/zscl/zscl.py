@@ -48,7 +48,7 @@ class ReferenceBatch:
     """What one step distils on.
 
     Attributes:
-        images: transformed images, float `[r, 3, h, w]` (where processes divide them: some of them).
+        images: transformed images, float `[r, 3, h, w]` (where ranks share a batch: the local ones).
         teacher: unit-norm features Z `[r, dim]`; None if teacher and student are one.
         total: r.
         texts: indices of the reference texts that the student encodes; None: all of them.
