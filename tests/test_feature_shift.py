@@ -23,7 +23,7 @@ def rotation():
 
 @pytest.fixture
 def moved():
-    """Step 1: land is rotated, signs shifted by 0.5 along an axis, faces drawn anew."""
+    """Step 1: land is rotated, signs shifted by 0.5 along an axis, faces drawn again."""
     now = frozen_features()
     turn, push = rotation(), np.eye(SIZE, dtype=np.float32)[0] * 0.5
     now["land"] = tuple(part @ turn for part in now["land"])
@@ -73,9 +73,9 @@ def test_rotated_and_shifted_clouds_keep_their_neighbourhoods(moved):
     table = analysis.neighbours_kept(moved, k=5)
     assert at(table, 1, "land")["kept"] == 1
     assert at(table, 1, "signs")["kept"] == 1
-    anew = at(table, 1, "faces")
-    assert anew["by_chance"] == 5 / 31
-    assert abs(anew["kept"] - anew["by_chance"]) < 0.1
+    redrawn = at(table, 1, "faces")
+    assert redrawn["by_chance"] == 5 / 31
+    assert abs(redrawn["kept"] - redrawn["by_chance"]) < 0.1
     assert at(table, 0, "faces")["kept"] == 1
 
 

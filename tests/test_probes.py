@@ -151,7 +151,7 @@ def test_prompts_take_attention_from_tokens_only_when_prepended(tmp_path: Path):
     assert set(diki.loc[diki["tower"] == "text", "block"]) == {1}
 
 
-def test_a_finished_run_without_probes_is_made_anew(tmp_path: Path):
+def test_a_finished_run_without_probes_is_made_again(tmp_path: Path):
     record("finetune", tmp_path, probes=False)
     before = (tmp_path / "accuracy.csv").read_bytes()
     result = record("finetune", tmp_path)

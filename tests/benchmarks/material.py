@@ -53,29 +53,29 @@ class Noise(ImageData):
         return Noise(self.pool, labels)
 
 
-def noise_task(clip: Clip, name: str, division: str = "zscl", scale: float | int = 1) -> Task:
+def noise_task(clip: Clip, name: str, split: str = "zscl", scale: float | int = 1) -> Task:
     """A data set of MTIL.
 
     Args:
-        division: "zscl" or "coop", which has validation images and one template.
+        split: "zscl" or "coop", which has validation images and one template.
         scale: of the numbers of images, in (0, 1].
     """
     known = facts("mtil")["data_sets"][name]
-    count = known["coop_classes" if division == "coop" else "classes"]
+    count = known["coop_classes" if split == "coop" else "classes"]
     # Names that come with the files are replaced by some of usual length.
     names = (known["class_names"] or [f"{name.lower()} number {i}" for i in range(count)])[:count]
-    sizes = known["sizes"][division]
+    sizes = known["sizes"][split]
     pool = Noise.like(clip, 0, count).pool
     parts = []
-    for split in SPLITS:
-        images = round(sizes[split] * scale) if sizes[split] else 0
-        parts.append(Noise(pool, torch.arange(max(images, min(sizes[split], 4))) % count))
-    templates = known["templates"][:1] if division == "coop" else known["templates"]
+    for kind in SPLITS:
+        images = round(sizes[kind] * scale) if sizes[kind] else 0
+        parts.append(Noise(pool, torch.arange(max(images, min(sizes[kind], 4))) % count))
+    templates = known["templates"][:1] if split == "coop" else known["templates"]
     return Task(name, tuple(names), tuple(templates), *parts)
 
 
 def noise_stream(
-    clip: Clip, division: str = "zscl", scale: float | int = 1, tasks: int | None = None
+    clip: Clip, split: str = "zscl", scale: float | int = 1, tasks: int | None = None
 ) -> TaskStream:
     """MTIL, order I, with as much reference material as ZSCL's paper has.
 
@@ -91,8 +91,8 @@ def noise_stream(
         ("thing",),
     )
     return TaskStream(
-        f"mtil-{division}-noise",
-        tuple(noise_task(clip, name, division, scale) for name in names),
+        f"mtil-{split}-noise",
+        tuple(noise_task(clip, name, split, scale) for name in names),
         "noise",
         reference=lambda: reference,
     )

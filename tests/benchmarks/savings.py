@@ -59,13 +59,13 @@ def _comparisons(
     with bench_method("finetune", clip) as method:
         method.enter_task(0, task)
 
-        def anew() -> None:
+        def from_scratch() -> None:
             method.forget_class_features()
             method.classify(images, task)
 
         yield (
             "class vectors once until weights change (4 images)",
-            anew,
+            from_scratch,
             lambda: method.classify(images, task),
         )
     settings: dict[str, Any] = {"batch_size": batch_size}

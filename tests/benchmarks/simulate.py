@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from benchmarks.material import noise_stream
 from benchmarks.measure import seconds
-from benchmarks.steps import Stepper, bench_method, division_of
+from benchmarks.steps import Stepper, bench_method, split_of
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.methods import Method, make_method
@@ -65,7 +65,7 @@ def simulate(
         scale: of all numbers of images; 1: the true ones.
         tasks: only the first ones.
     """
-    cost, stream = Cost(name, clip.precision), noise_stream(clip, division_of(name), scale, tasks)
+    cost, stream = Cost(name, clip.precision), noise_stream(clip, split_of(name), scale, tasks)
     devices = Devices(clip, execution)
     with devices.computing():
         cost.measured = seconds(lambda: _simulate(cost, clip, stream, devices, steps), clip.device)

@@ -24,13 +24,13 @@ from vlcl_toolkit.training.devices import Devices
 from vlcl_toolkit.training.execution import Execution
 from vlcl_toolkit.training.loop import train_step
 
-COOP = ("diki", "prefix_tuning")  # learn on CoOp's division
+COOP = ("diki", "prefix_tuning")  # learn on CoOp's split
 _WARM_UP = 2  # steps
 _SMALLEST_FOR_ALEXNET = 64  # pixels
 
 
-def division_of(method: str) -> str:
-    """Which of MTIL's divisions the method's paper uses."""
+def split_of(method: str) -> str:
+    """Which of MTIL's splits the method's paper uses."""
     return "coop" if method in COOP else "zscl"
 
 
@@ -102,7 +102,7 @@ def measure_steps(
     """
     reset_peak_memory(clip.device)
     with bench_method(name, clip, batch_size=batch_size, **_short_selector()) as method:
-        stream: TaskStream = noise_stream(clip, division_of(name), scale, tasks=1)
+        stream: TaskStream = noise_stream(clip, split_of(name), scale, tasks=1)
         task = stream[0]
         if len(task.train) < 2 * batch_size:  # at a small scale
             task = replace(

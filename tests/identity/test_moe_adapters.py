@@ -268,7 +268,7 @@ def test_frozen_features_and_old_errors_are_computed_once(clip, stream, monkeypa
     assert torch.equal(second, whole)
 
 
-def test_features_that_do_not_fit_are_computed_anew(clip, stream):
+def test_features_that_do_not_fit_are_computed_again(clip, stream):
     data = stream[0].test
     for limit, kept in ((1, True), (0, False)):
         frozen = FrozenFeatures(clip, clip.encode_image, limit)

@@ -376,7 +376,7 @@ def test_task_ids_out_of_range_are_named(stream, task_id):
         method.logits(test_images(stream[0], method.clip), stream[0], task_id)
 
 
-def test_tasks_are_learnt_in_order(stream):
+def test_tasks_are_learned_in_order(stream):
     method = attached()
     with pytest.raises(UserError, match="learn task 0 next"):
         begin(method, 1, stream[1])
