@@ -222,20 +222,6 @@ def test_compiled_towers_agree(tmp_path, plain, monkeypatch):
 # What cannot be had
 
 
-@pytest.mark.parametrize(
-    ("execution", "message"),
-    [
-        ({"devices": 0}, "devices must be at least 1; found 0"),
-        ({"accumulate": 0}, "accumulate must be at least 1"),
-        ({"workers": -1}, "workers must be at least 0"),
-        ({"log_every": 0}, "log_every must be at least 1"),
-    ],
-)
-def test_settings_out_of_range_are_named(execution, message):
-    with pytest.raises(UserError, match=message):
-        Execution(**execution)
-
-
 def test_more_devices_than_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(devices_module.os, "cpu_count", lambda: 8)
     with pytest.raises(UserError, match=r"2 devices need 2 processes; found 1; .*torchrun"):

@@ -11,7 +11,7 @@ import vlcl_toolkit
 PACKAGE = Path(vlcl_toolkit.__file__).parent
 # From the bottom to the top: a module imports from its own layer and from those before it.
 LAYERS = [
-    {"errors", "files", "seeds", "sharding"},
+    {"errors", "files", "seeds", "settings", "sharding"},
     {"clip"},
     {"streams"},
     {"mini"},
@@ -65,7 +65,7 @@ def test_the_root_is_small_and_every_module_has_a_layer():
     parts = {name.split(".")[0] for name in MODULES}
     assert parts <= LAYER_OF.keys(), "give the new module a layer"
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert files == {"errors", "files", "load", "seeds", "sharding"}
+    assert files == {"errors", "files", "load", "seeds", "settings", "sharding"}
 
 
 def test_imports_point_to_lower_layers():

@@ -195,31 +195,6 @@ def test_unknown_method_names_the_closest(clip):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"learning_rat": 1}, "unknown setting of finetune 'learning_rat'; did you mean"),
-        ({"learning_rate": "1e-3"}, "learning_rate of finetune must be float; found '1e-3'"),
-        ({"iterations": 1.5}, "iterations of finetune must be int; found 1.5"),
-        ({"iterations": True}, "must be int; found True"),
-        ({"eval_scale": "x"}, r"must be float \| None; found 'x'"),
-        ({"warmup": 1000}, r"below iterations \(1000\); found 1000"),
-        ({"batch_size": 0}, "at least 1; found 0"),
-        ({"label_smoothing": 1.0}, r"in \[0, 1\); found 1.0"),
-        (3, "must be None, a mapping or Finetune.Config; found int"),
-    ],
-)
-def test_unfit_settings_are_named(config, message):
-    with pytest.raises(UserError, match=message):
-        make_config("finetune", config)
-
-
-def test_settings_override_the_defaults():
-    config = make_config("finetune", {"iterations": 500, "learning_rate": 1})
-    assert (config.iterations, config.learning_rate, config.batch_size) == (500, 1, 64)
-    assert make_config("finetune", config) is config
-
-
-@pytest.mark.parametrize(
     "path", sorted(Path(recipes.__file__).parent.glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_recipes_fit_their_methods(path):

@@ -399,26 +399,6 @@ def test_too_few_training_images_stop_a_run_before_training(tmp_path):
     assert result.complete
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"depth_vision": -1}, "depth_vision must be at least 0"),
-        ({"depth_vision": 0, "depth_text": 0}, "prompts need a block"),
-        ({"length_text": 0}, "length_text must be at least 1"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"calibration_divisor": 0.0}, "calibration_divisor must be above 0"),
-        ({"shrinkage": 1.5}, r"shrinkage lies in \[0, 1\]"),
-        ({"shrinkage": "some"}, "setting shrinkage"),
-        ({"decision": "vote"}, "setting decision"),
-    ],
-)
-def test_unfit_settings_are_named(name, config, message):
-    with pytest.raises(UserError, match=message):
-        make_method(name, tiny_clip(), config)
-
-
 def test_a_state_of_other_settings_is_refused(stream):
     method = attached()
     learn(method, 0, stream[0])

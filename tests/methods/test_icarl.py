@@ -5,7 +5,6 @@ import torch
 from tiny import tiny_clip
 from zscl_tools import attached, begin, learn, reference_stream
 
-from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.methods.zscl.icarl import herd, herd_by_class
 from vlcl_toolkit.streams import TaskStream
@@ -106,8 +105,3 @@ def test_without_distillation_it_is_fine_tuning():
         *method.training_batch(method.stream[1], 0, seed=0), 0
     )
     assert set(method.trainable()) == set(plain.trainable())
-
-
-def test_the_memory_has_a_size(clip):
-    with pytest.raises(UserError, match="memory_size must be at least 1; found 0"):
-        make_method("icarl", clip, {"memory_size": 0})

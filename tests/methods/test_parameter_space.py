@@ -4,7 +4,6 @@ import pytest
 import torch
 from zscl_tools import attached, begin, disturb, gradients, learn, weights
 
-from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
 
 
@@ -122,19 +121,3 @@ def test_nothing_of_a_task_is_kept_after_it():
     begin(method, 1)
     extra = set(method.state_dict()) - trained
     assert extra == {f"{part}.{name}" for part in ("start", "average") for name in trained}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"weight_consolidation": -1.0}, "weight_consolidation must be at least 0; found -1.0"),
-        ({"average_every": 0}, "average_every must be at least 1; found 0"),
-        ({"average_share": 1.5}, r"average_share lies in \[0, 1\]; found 1.5"),
-        ({"average_towards": "last"}, "fits averaging='moving'; found 'wise_ft'"),
-        ({"averaging": "swa"}, "setting averaging of wise_ft must be"),
-        ({"epochs": 0}, "epochs must be at least 1; found 0"),
-    ],
-)
-def test_settings_out_of_range(clip, settings, message):
-    with pytest.raises(UserError, match=message):
-        make_method("wise_ft", clip, settings)

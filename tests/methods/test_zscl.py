@@ -355,21 +355,6 @@ def test_missing_reference_material_is_named(settings, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"temperature": 0.0}, "temperature must be above 0; found 0.0"),
-        ({"teacher_mixture": 2.0}, r"teacher_mixture lies in \[0, 1\]; found 2.0"),
-        ({"sentences_per_step": 0}, "sentences_per_step must be at least 1; found 0"),
-        ({"reference_batch_size": -1}, "reference_batch_size must be at least 1; found -1"),
-        ({"teacher": "last"}, "setting teacher of zscl must be"),
-    ],
-)
-def test_settings_out_of_range(clip, settings, message):
-    with pytest.raises(UserError, match=message):
-        make_method("zscl", clip, settings)
-
-
 # Official checkpoints
 
 

@@ -1,14 +1,13 @@
 """Methods by name, and their settings from keywords."""
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.methods.base import Method
+from vlcl_toolkit.settings import build_settings
 
 _METHODS: dict[str, type[Method]] = {}
 MethodClass = TypeVar("MethodClass", bound=type[Method])
@@ -60,7 +59,7 @@ def make_config(method: str | type[Method], config: Any = None) -> Any:
             of the method's `Config`.
 
     Raises:
-        UserError: an unknown setting, a value of the wrong type or range, another method's config.
+        UserError: an unknown setting, a value that does not fit, another method's config.
     """
     cls = method_class(method)
     if isinstance(config, cls.Config):
@@ -70,33 +69,12 @@ def make_config(method: str | type[Method], config: Any = None) -> Any:
     if not isinstance(config, Mapping):
         wanted = f"None, a mapping or {cls.Config.__qualname__}"
         raise UserError(f"settings of {cls.name} must be {wanted}; found {type(config).__name__}")
-    hints = typing.get_type_hints(cls.Config)
-    values = {}
-    for key, value in config.items():
-        if key not in hints:
-            raise unknown_name(f"setting of {cls.name}", key, hints)
-        if not _fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", str(hints[key]))
-            raise UserError(f"setting {key} of {cls.name} must be {wanted}; found {value!r}")
-        options = typing.get_args(hints[key]) or (hints[key],)
-        only_float = type(value) is int and float in options and int not in options
-        values[key] = float(value) if only_float else value
-    return cls.Config(**values)
+    try:
+        return build_settings(cls.Config, config)
+    except UserError as error:
+        raise UserError(f"settings of {cls.name}: {error}") from None
 
 
 def make_method(method: str | type[Method], clip: Clip, config: Any = None) -> Method:
     """A method on a backbone, not yet attached; `config` as in `make_config`."""
     return method_class(method)(clip, make_config(method, config))
-
-
-def _fits(value: object, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin or hint)

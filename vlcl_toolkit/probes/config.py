@@ -1,31 +1,24 @@
 """How much a run records."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Int64
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.settings import Count, Settings
 from vlcl_toolkit.streams.base import ImageData, Task
 
 
 @dataclass(frozen=True)
-class ProbeConfig:
+class ProbeConfig(Settings):
     """What probes record after every task."""
 
-    images_per_domain: int = 100
+    images_per_domain: Count = 100
     """Test images of each domain, the same ones at every step and in every run."""
     activations: bool = True
     """How far the activations of every block drifted."""
     route_logits: bool = True
     """Logits under every route, for methods that choose one."""
-
-    def __post_init__(self) -> None:
-        if self.images_per_domain < 1:
-            raise UserError(
-                f"images_per_domain must be at least 1; found {self.images_per_domain}; raise it"
-            )
 
 
 def probe_images(task: Task, count: int) -> ImageData:

@@ -1,25 +1,26 @@
 """How a run computes: on how many devices, in how many micro-batches. This is not part of a run's identity:
 another choice continues the same run; its numbers then differ by rounding alone."""
 
-from dataclasses import dataclass
 from typing import Literal
 
-from vlcl_toolkit.errors import UserError
+from pydantic.dataclasses import dataclass
+
+from vlcl_toolkit.settings import Count, Few, FewOrZero, Settings, Size
 
 
 @dataclass(frozen=True)
-class Execution:
+class Execution(Settings):
     """Settings of speed and memory; see docs/multi_gpu.md.
 
     Raises:
         UserError: a number out of range.
     """
 
-    devices: int | None = None
+    devices: Few | None = None
     """Devices (one process each) that share every batch; torchrun starts the processes. None: as many as it started."""
-    accumulate: int = 1
+    accumulate: Size = 1
     """Micro-batches per device batch: less activation memory, one extra forward pass, same gradient."""
-    workers: int = 0
+    workers: FewOrZero = 0
     """Processes that load the images of the next steps, and threads that decode test images; 0: none."""
     compile: bool = False
     """Compile both towers (torch.compile): minutes at the start, faster steps."""
@@ -27,14 +28,8 @@ class Execution:
     """Which of torch's attention kernels may be used besides the plain one (math); auto: any."""
     determinism: Literal["off", "warn", "strict"] = "warn"
     """On a GPU: off (fastest), warn (deterministic operations where they exist), strict (an error elsewhere)."""
-    log_every: int | None = None
+    log_every: Count | None = None
     """Steps between two fetches of the losses, each of which waits for the device; None: 1 on a CPU, 20 elsewhere."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("devices", 1), ("accumulate", 1), ("workers", 0), ("log_every", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}; found {value}; raise it")
 
 
 ONE_DEVICE = Execution()

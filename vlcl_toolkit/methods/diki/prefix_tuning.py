@@ -17,14 +17,13 @@ so that w = 1 is prefix tuning and w = 0 the frozen CLIP, as in DIKI (`calibrate
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlcl_toolkit.methods.diki.config import PromptConfig
+from vlcl_toolkit.methods.diki.config import PrefixConfig
 from vlcl_toolkit.methods.diki.diki import Diki
 from vlcl_toolkit.methods.diki.prompts import prefix_share
 from vlcl_toolkit.methods.registry import register
@@ -63,9 +62,7 @@ class PrefixTuning(Diki):
     attend = staticmethod(prefix_attention)
     share = staticmethod(prefix_share)
 
-    @dataclass(frozen=True)
-    class Config(PromptConfig):
-        """Settings of prefix tuning: those of DIKI."""
+    Config = PrefixConfig
 
     def text_is_plain(self, task_id: int) -> bool:
         """Prompts take attention even with values of 0, so only their absence is plain."""

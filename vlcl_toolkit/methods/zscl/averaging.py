@@ -19,14 +19,12 @@ there is one `averaging`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods.zscl.config import AveragingConfig
 from vlcl_toolkit.methods.zscl.finetune import Finetune
 from vlcl_toolkit.streams.base import Task
 
@@ -34,7 +32,6 @@ OFFICIAL_ALPHA = {"ensemble_wise": 0.98, "moving": 0.999, "wise_ft": 0.8}
 _ENSEMBLES = ("ensemble", "ensemble_wise")
 
 Weights = Mapping[str, Tensor]
-Averaging = Literal["none", "ensemble", "ensemble_wise", "wise_ft", "moving"]
 
 
 def interpolate(
@@ -60,38 +57,8 @@ def squared_distance(weights: Weights, start: Weights) -> Float[Tensor, ""]:
 class ParameterSpace(Finetune):
     """Fine-tuning with consolidation and averaging; a base for methods, not one itself."""
 
-    @dataclass(frozen=True)
-    class Config(Finetune.Config):
-        """Neither consolidation nor averaging, unless a method says otherwise."""
-
-        weight_consolidation: float = 0.0
-        """c: weight of the squared distance from the weights at the start of the task."""
-        averaging: Averaging = "none"
-        """How weights are averaged; see the head of this file."""
-        average_every: int = 100
-        """f: steps between two averages."""
-        average_share: float | None = None
-        """a; None: the official value (ensemble_wise 0.98, wise_ft 0.8, moving 0.999)."""
-        average_towards: Literal["task_start", "zero_shot", "last"] = "task_start"
-        """The other weights of wise_ft and moving; only moving knows "last"."""
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.weight_consolidation < 0:
-                raise UserError(
-                    "weight_consolidation must be at least 0; "
-                    f"found {self.weight_consolidation}; 0 switches it off"
-                )
-            if self.average_every < 1:
-                raise UserError(f"average_every must be at least 1; found {self.average_every}")
-            if self.average_share is not None and not 0 <= self.average_share <= 1:
-                raise UserError(f"average_share lies in [0, 1]; found {self.average_share}")
-            if self.average_towards == "last" and self.averaging != "moving":
-                raise UserError(
-                    f"average_towards='last' fits averaging='moving'; found {self.averaging!r}"
-                )
-
-    config: Config
+    Config = AveragingConfig
+    config: AveragingConfig
     start: dict[str, Tensor]  # w0, while a task is learned
     average: dict[str, Tensor]  # m, likewise
     averaged: int  # k

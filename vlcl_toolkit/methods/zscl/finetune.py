@@ -16,17 +16,15 @@ for OpenAI's weights, and never another arg-max). Its learning rate is 5e-5 for 
 (`task_learning_rates`).
 """
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.base import Method
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
+from vlcl_toolkit.methods.zscl.config import FinetuneConfig
 from vlcl_toolkit.streams.base import Task
 
 
@@ -36,44 +34,9 @@ class Finetune(Method):
 
     name = "finetune"
     trains_all = True
+    Config = FinetuneConfig
 
-    @dataclass(frozen=True)
-    class Config:
-        """Settings of continual fine-tuning; the defaults are those of the ZSCL repository."""
-
-        learning_rate: float = 1e-5
-        """Peak learning rate of every task not named below."""
-        task_learning_rates: dict[str, float] = field(default_factory=dict)
-        """Peak learning rate by task name."""
-        iterations: int = 1000
-        """N: the loop takes N + 1 steps per task, the last with learning rate 0."""
-        warmup: int = 100
-        """Steps of linear warm-up, fewer than `iterations`."""
-        epochs: int | None = None
-        """N as passes over the task's images, instead of `iterations`."""
-        batch_size: int = 64
-        """Images per step."""
-        label_smoothing: float = 0.2
-        """Share of the target that is spread evenly over all classes."""
-        weight_decay: float = 0.0
-        """Decoupled weight decay of AdamW."""
-        eval_scale: float | None = None
-        """Logits per cosine at test time; None: the model's own scale. The repository has 100."""
-
-        def __post_init__(self) -> None:
-            if self.warmup < 0 or (self.epochs is None and self.warmup >= self.iterations):
-                raise UserError(
-                    f"warmup must be at least 0 and below iterations ({self.iterations}); "
-                    f"found {self.warmup}; lower warmup or raise iterations"
-                )
-            if self.epochs is not None and self.epochs < 1:
-                raise UserError(f"epochs must be at least 1; found {self.epochs}; raise it")
-            if self.batch_size < 1:
-                raise UserError(f"batch_size must be at least 1; found {self.batch_size}; raise it")
-            if not 0 <= self.label_smoothing < 1:
-                raise UserError(f"label_smoothing lies in [0, 1); found {self.label_smoothing}")
-
-    config: Config
+    config: FinetuneConfig
 
     def on_attach(self) -> None:
         """Unfreeze both towers and remember their weights."""

@@ -16,18 +16,12 @@ its list of images is not shortened with its features, so that later picks fetch
 The official script sets neither distillation flag (`image_side=False, text_side="off"`).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.registry import register
-from vlcl_toolkit.methods.zscl.averaging import Averaging
-from vlcl_toolkit.methods.zscl.config import ZsclConfig
-from vlcl_toolkit.methods.zscl.reference import ReferenceImages, ReferenceTexts
+from vlcl_toolkit.methods.zscl.config import IcarlConfig
 from vlcl_toolkit.methods.zscl.zscl import Zscl
 from vlcl_toolkit.streams.base import ImageData, Task, load_batch
 from vlcl_toolkit.streams.pictures import joined
@@ -78,34 +72,9 @@ class Icarl(Zscl):
 
     name = "icarl"
 
-    @dataclass(frozen=True)
-    class Config(ZsclConfig):
-        """Settings of iCaRL; the others are those of ZSCL."""
-
-        memory_size: int = 10_000
-        """K: images kept over all tasks."""
-        candidates: int = 30_000
-        """Images of a task, from the first on, among which exemplars are picked."""
-        faithful_memory: bool = False
-        """Pick exemplars as the official code does, mistakes included."""
-        memory_update: Literal["after_task", "before_task"] = "after_task"
-        """When step 2 is done; the official class-incremental code does it before the task."""
-        reference_images: ReferenceImages = "memory"
-        """The images in memory, or no distillation."""
-        reference_texts: ReferenceTexts = "task_prompts"
-        """Texts of the distillation."""
-        weight_consolidation: float = 0.0
-        """Off."""
-        averaging: Averaging = "none"
-        """Off."""
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.memory_size < 1:
-                raise UserError(f"memory_size must be at least 1; found {self.memory_size}")
-
+    Config = IcarlConfig
     has_memory = True
-    config: Config
+    config: IcarlConfig
     memory: dict[int, Tensor]  # task index -> indices of its training images
 
     _memory_images: ImageData | None

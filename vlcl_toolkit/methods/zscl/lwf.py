@@ -13,12 +13,8 @@ The official class-incremental code shares storage between teacher and student, 
 distillation has no gradient: `alias_teacher=True` repeats that.
 """
 
-from dataclasses import dataclass
-
 from vlcl_toolkit.methods.registry import register
-from vlcl_toolkit.methods.zscl.averaging import Averaging
-from vlcl_toolkit.methods.zscl.config import TeacherWeights, ZsclConfig
-from vlcl_toolkit.methods.zscl.reference import ReferenceImages, ReferenceTexts
+from vlcl_toolkit.methods.zscl.config import LwfConfig, LwfVrConfig
 from vlcl_toolkit.methods.zscl.zscl import Zscl
 
 
@@ -28,22 +24,8 @@ class Lwf(Zscl):
 
     name = "lwf"
 
-    @dataclass(frozen=True)
-    class Config(ZsclConfig):
-        """Settings of LwF; the others are those of ZSCL."""
-
-        reference_images: ReferenceImages = "task"
-        """Step 2."""
-        reference_texts: ReferenceTexts = "task_prompts"
-        """Step 3."""
-        teacher: TeacherWeights = "previous"
-        """Step 4."""
-        weight_consolidation: float = 0.0
-        """Off."""
-        averaging: Averaging = "none"
-        """Off."""
-
-    config: Config
+    Config = LwfConfig
+    config: LwfConfig
 
 
 @register
@@ -52,11 +34,5 @@ class LwfVr(Lwf):
 
     name = "lwf_vr"
 
-    @dataclass(frozen=True)
-    class Config(Lwf.Config):
-        """Settings of LwF-VR; the others are those of LwF."""
-
-        reference_texts: ReferenceTexts = "random"
-        """Step 3."""
-
-    config: Config
+    Config = LwfVrConfig
+    config: LwfVrConfig

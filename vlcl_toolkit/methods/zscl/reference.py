@@ -1,17 +1,16 @@
 """What ZSCL and LwF distil on: images without labels, and texts as token ids."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.methods.zscl.config import ReferenceTexts
 from vlcl_toolkit.streams.base import ImageData, Reference
 
-ReferenceImages = Literal["none", "reference", "task", "memory"]
-ReferenceTexts = Literal["sentences", "class_names", "task_prompts", "seen_prompts", "random"]
 OF_THE_STREAM = ("sentences", "class_names")
 
 

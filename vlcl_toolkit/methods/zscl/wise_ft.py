@@ -9,14 +9,17 @@ al., ICCV 2023 (ZSCL), whose repository ships all three as baselines and parts o
    every 100th step.
 4. Weight consolidation (WC): the loss gains the squared distance from the weights before the task.
 
-The code of all three is in parameter_space.py. ZSCL's "WE + WiSE" is
+The code of all three is in averaging.py. ZSCL's "WE + WiSE" is
 `averaging="ensemble_wise"` (with `average_share=0.99` in its script).
 """
 
-from dataclasses import dataclass
-
 from vlcl_toolkit.methods.registry import register
-from vlcl_toolkit.methods.zscl.averaging import Averaging, ParameterSpace
+from vlcl_toolkit.methods.zscl.averaging import ParameterSpace
+from vlcl_toolkit.methods.zscl.config import (
+    WeightConsolidationConfig,
+    WeightEnsembleConfig,
+    WiseFtConfig,
+)
 
 
 @register
@@ -25,14 +28,8 @@ class WiseFt(ParameterSpace):
 
     name = "wise_ft"
 
-    @dataclass(frozen=True)
-    class Config(ParameterSpace.Config):
-        """Fine-tuning and step 2."""
-
-        averaging: Averaging = "wise_ft"
-        """How weights are averaged."""
-
-    config: Config
+    Config = WiseFtConfig
+    config: WiseFtConfig
 
 
 @register
@@ -41,14 +38,8 @@ class WeightEnsemble(ParameterSpace):
 
     name = "weight_ensemble"
 
-    @dataclass(frozen=True)
-    class Config(ParameterSpace.Config):
-        """Fine-tuning and step 3."""
-
-        averaging: Averaging = "ensemble"
-        """How weights are averaged."""
-
-    config: Config
+    Config = WeightEnsembleConfig
+    config: WeightEnsembleConfig
 
 
 @register
@@ -57,11 +48,5 @@ class WeightConsolidation(ParameterSpace):
 
     name = "weight_consolidation"
 
-    @dataclass(frozen=True)
-    class Config(ParameterSpace.Config):
-        """Fine-tuning and step 4."""
-
-        weight_consolidation: float = 1.0
-        """Weight of the squared distance from the weights at the start of the task."""
-
-    config: Config
+    Config = WeightConsolidationConfig
+    config: WeightConsolidationConfig

@@ -10,7 +10,7 @@ Vision-Language Models", ICCV 2023.
 3. Image side: cross-entropy of softmax(B / t) and softmax(A / t), mean over images, times t^2.
 4. Text side: the same of B^t and A^t, mean over texts.
 5. Optional: mean squared distance of Z and S in feature space; image-image similarities.
-6. Weight consolidation and weight ensemble (see parameter_space.py).
+6. Weight consolidation and weight ensemble (see averaging.py).
 
 Switches: the official text side (`text_side="teacher"`) uses the teacher's text features on both
 sides, so that the text tower gets no gradient from it; `text_side="student"` lets the student
