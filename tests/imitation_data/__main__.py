@@ -1,4 +1,4 @@
-"""`python tests/imitation_data DIR [NAME ...]`: write imitations of the data sets (default: all of them)."""
+"""`python tests/imitation_data DIR [--sets NAME ...]`: write imitations of the data sets (default: all)."""
 
 import sys
 from pathlib import Path
@@ -8,4 +8,4 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from imitation_data.write import write_imitations
 
-print(tyro.cli(write_imitations))
+print(tyro.cli(write_imitations, config=(tyro.conf.PositionalRequiredArgs,)))

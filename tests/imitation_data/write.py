@@ -2,7 +2,7 @@
 
 They test the readers, and dry runs use them where nothing can be downloaded:
 
-    python tests/imitation_data DIR [EuroSAT MNIST ...]
+    python tests/imitation_data DIR --sets EuroSAT MNIST
 """
 
 from collections.abc import Callable, Sequence

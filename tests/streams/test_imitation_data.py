@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "imitation_data"
 
 def test_command_writes_sets_whose_streams_are_called_unverified(tmp_path):
     root = tmp_path / "data"
-    command = [sys.executable, SCRIPT, "--root", root, "--sets", "EuroSAT", "MNIST"]
+    command = [sys.executable, SCRIPT, root, "--sets", "EuroSAT", "MNIST"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert str(root) in output
     options = {"root": root, "sets": ["EuroSAT", "MNIST"]}
@@ -25,7 +25,7 @@ def test_command_writes_sets_whose_streams_are_called_unverified(tmp_path):
         load_stream("mtil", **options)
 
 
-def test_reference_material_is_there(tmp_path):
+def test_reference_data_are_there(tmp_path):
     write_imitations(tmp_path, ["ImageNet", "ConceptualCaptions"])
     reference = reference_source("imagenet", tmp_path)()
     assert (len(reference.images), len(reference.class_names)) == (1000, 1000)
