@@ -12,7 +12,7 @@ from benchmarks.steps import measure_steps
 from tiny import tiny_clip
 
 from vlcl_toolkit.cli import run_command
-from vlcl_toolkit.methods import Finetune
+from vlcl_toolkit.methods.zscl.finetune import Finetune
 from vlcl_toolkit.streams.splits import facts
 from vlcl_toolkit.training.execution import Execution
 

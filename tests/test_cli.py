@@ -94,7 +94,7 @@ def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
         (["run", "--method", "finetune", "--tasks", "digit"], "task 'digit'.*digits"),
         (["run", "--method", "finetune", "--order", "land,digits"], "missing: textures"),
         (["run", "--method", "finetune", "--order", "0,0,1,2,3,4"], "repeated: textures"),
-        (["run", "--method", "finetune", "--device", "cuda:7"], "device 'cuda:7' is not there"),
+        (["run", "--method", "finetune", "--device", "cuda:7"], "no device 'cuda:7' is available"),
         (["run", "--method", "finetune", "--backbone", "RN50"], "RN50.*ViT"),
         (["run", "--method", "finetune", "--backbone", "ViT-B-16"], "needs weights"),
         (["run", "--method", "finetune", "--set", "learning_rate"], "NAME=VALUE"),

@@ -13,7 +13,8 @@ from vlcl_toolkit.cli import main
 from vlcl_toolkit.clip import model as clip_module
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.experiments.jobs import jobs_at_once
-from vlcl_toolkit.methods import Finetune, Method
+from vlcl_toolkit.methods import Method
+from vlcl_toolkit.methods.zscl.finetune import Finetune
 from vlcl_toolkit.sharding import ProcessGroup
 from vlcl_toolkit.streams import Task, TaskStream
 from vlcl_toolkit.streams.pictures import FilePictures, PictureData
@@ -284,7 +285,8 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):
     """Of several processes the first one speaks, but not about what only another one knows."""
-    monkeypatch.setattr("vlcl_toolkit.sharding.process_group", lambda: ProcessGroup(1, 2, 1, 2))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("RANK", "1")
     for alone, spoken in ((True, 1), (False, 0)):
 
         def fail(alone: bool = alone) -> None:

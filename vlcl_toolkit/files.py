@@ -1,8 +1,10 @@
 """Files: where the packaged data lies, writes that a crash cannot tear, hashes."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from vlcl_toolkit.errors import UserError
 
@@ -31,6 +33,23 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise _cannot_write(path, error) from error
     return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a run's folder.
+
+    Raises:
+        UserError: the file is missing or is not a JSON object.
+    """
+    if not path.is_file():
+        raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or run again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a JSON object; restore it or run again")
+    return content
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:

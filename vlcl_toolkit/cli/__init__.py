@@ -24,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing of the miniature needs a hub, and a machine without a network should not be asked to wait for one.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from vlcl_toolkit.cli.commands import COMMANDS
-    from vlcl_toolkit.sharding import process_group
 
-    return run_command(COMMANDS, arguments, first=process_group().rank == 0)
+    # Of torchrun's processes the first one speaks; `sharding.process_group` says the same, but imports torch.
+    started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    first = not started_by_torchrun or os.environ["RANK"] == "0"
+    return run_command(COMMANDS, arguments, first=first)
 
 
 def run_command(

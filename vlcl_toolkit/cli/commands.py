@@ -87,7 +87,7 @@ def run(
         probes=probes,
         execution=backbone.execution,
     )
-    print_run(result)
+    print_run(result.folder)
 
 
 def compare(
@@ -221,9 +221,8 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:
         folder: The run's folder.
     """
     from vlcl_toolkit.cli.tables import print_run
-    from vlcl_toolkit.training.results import RunResult
 
-    print_run(RunResult.load(folder))
+    print_run(folder)
 
 
 def import_(

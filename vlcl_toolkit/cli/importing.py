@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vlcl_toolkit.cli.tables import COMPACT
-from vlcl_toolkit.methods.import_official import Imported
+from vlcl_toolkit.methods.official_checkpoints import Imported
 
 
 def print_import(imported: Imported, folder: Path) -> None:

@@ -15,7 +15,7 @@ from vlcl_toolkit.cli.options import BackboneOptions, KeyValues, read_settings
 from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
-    from vlcl_toolkit.analysis.published import Published
+    from vlcl_toolkit.experiments.published_results import Published
     from vlcl_toolkit.experiments.published_runs import Recipe
     from vlcl_toolkit.training.results import RunResult
 
@@ -105,7 +105,7 @@ _COLUMNS = {
 
 def print_recipes() -> None:
     """All recipes: title, training steps, published scores and cost."""
-    from vlcl_toolkit.analysis.published import SCORES, published_for
+    from vlcl_toolkit.experiments.published_results import SCORES, published_for
     from vlcl_toolkit.experiments.published_runs import recipes, training_steps
 
     console, sources = Console(), dict[str, None]()
@@ -141,10 +141,11 @@ def print_recipes() -> None:
 
 def print_reproduction(result: "RunResult", recipe: "Recipe") -> None:
     """A run, then the same beside each published result, then the caveats."""
-    from vlcl_toolkit.analysis.published import caveats, published_for
+    from vlcl_toolkit.analysis.published import caveats
     from vlcl_toolkit.cli.tables import print_run
+    from vlcl_toolkit.experiments.published_results import published_for
 
-    print_run(result)
+    print_run(result.folder)
     console = Console()
     if result.complete:
         for entry in published_for(recipe.protocol, recipe.variant):

@@ -1,15 +1,18 @@
 """Tables in the shell."""
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from vlcl_toolkit.analysis.comparison import COSTS
-from vlcl_toolkit.training.results import RunResult
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COMPACT: dict[str, Any] = {
     "box": SIMPLE,
@@ -26,53 +29,79 @@ SCORE_TITLES = {
 }
 
 
-def percent(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.1f}"
+def percent(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
-def _mean_std(table: pd.DataFrame, row: Any, column: str, digits: int = 1) -> str:
+def _mean_std(table: "pd.DataFrame", row: Any, column: str, digits: int = 1) -> str:
     mean, std = table.loc[row, (column, "mean")], table.loc[row, (column, "std")]
     if math.isnan(mean):
         return ""
     return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f"±{std:.{digits}f}")
 
 
-def print_run(result: RunResult) -> None:
-    """The accuracy matrix and the scores of one run."""
-    backbone = result.config["backbone"]
-    title = f"{result.method} on {result.stream}, seed {result.seed} (accuracy in percent)"
-    table = Table(
-        title=title,
-        **COMPACT,
-        caption=f"label space: {result.config['label_space']}; decision: {result.config['decision']}; "
-        f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}",
-    )
-    table.add_column("after", no_wrap=True)
-    for name in result.accuracy:
-        table.add_column(name, justify="right")
-    for name in result.held_out:
-        table.add_column(f"({name})", justify="right", style="dim")
-    full = result.accuracy.join(result.held_out)
-    for step, values in full.iterrows():
-        table.add_row(str(step).removeprefix("after "), *(percent(value) for value in values))
-    table.add_section()
-    mean = result.accuracy.iloc[0].mean()
+def print_run(folder: str | Path) -> None:
+    """The accuracy matrix and the scores of the run in a folder, finished or not.
+
+    Raises:
+        UserError: there is no run, or its files are damaged.
+    """
+    config, record = (read_json(Path(folder, name)) for name in ("config.json", "result.json"))
+    try:
+        table, summary = _run_table(config, record), _run_summary(record)
+    except (KeyError, TypeError, ValueError) as error:
+        path = Path(folder, "result.json")
+        raise UserError(f"{path} is not a run's result ({error!r}); run it again") from error
     console = Console()
     console.print(table)
-    scores = "  ".join(
-        f"{SCORE_TITLES[name]} {percent(value) or '–'}" for name, value in result.metrics.items()
-    )
-    console.print(f"zero-shot mean {mean:.1f}  {scores}")
-    spent = f"{result.seconds['train']:.0f} s training, {result.seconds['evaluate']:.0f} s testing"
-    trained = f"{result.trainable_parameters:,} of {result.total_parameters:,} parameters trained"
-    console.print(f"{trained}; {spent}; {result.peak_memory_mib:.0f} MiB")
-    console.print(f"run folder: {result.folder}", soft_wrap=True)
-    if not result.complete:
+    for line in summary:
+        console.print(line)
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    if not record["complete"]:
         console.print("[yellow]interrupted: the same run goes on where it stopped[/yellow]")
 
 
-def print_comparison(table: pd.DataFrame) -> None:
+def _run_table(config: dict[str, Any], record: dict[str, Any]) -> Table:
+    backbone, held_out = config["backbone"], record["held_out"]
+    table = Table(
+        title=f"{record['method']} on {record['stream']}, seed {record['seed']} (accuracy in percent)",
+        **COMPACT,
+        caption=f"label space: {config['label_space']}; decision: {config['decision']}; "
+        f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}",
+    )
+    table.add_column("after", no_wrap=True)
+    for name in record["order"]:
+        table.add_column(name, justify="right")
+    for name in held_out:
+        table.add_column(f"({name})", justify="right", style="dim")
+    stages, rows = ("zero-shot", *record["order"]), [record["zero_shot"], *record["accuracy"]]
+    for stage, row, *unseen in zip(stages, rows, *held_out.values(), strict=True):
+        table.add_row(stage, *map(percent, (*row, *unseen)))
+    table.add_section()
+    return table
+
+
+def _run_summary(record: dict[str, Any]) -> list[str]:
+    known = [value for value in record["zero_shot"] if value is not None]
+    mean = percent(sum(known) / len(known)) if known else "–"
+    scores = "  ".join(
+        f"{SCORE_TITLES[name]} {percent(value) or '–'}" for name, value in record["metrics"].items()
+    )
+    seconds = record["seconds"]
+    spent = f"{seconds['train']:.0f} s training, {seconds['evaluate']:.0f} s testing"
+    trained = (
+        f"{record['trainable_parameters']:,} of {record['total_parameters']:,} parameters trained"
+    )
+    return [
+        f"zero-shot mean {mean}  {scores}",
+        f"{trained}; {spent}; {record['peak_memory_mib']:.0f} MiB",
+    ]
+
+
+def print_comparison(table: "pd.DataFrame") -> None:
     """Mean and standard deviation of the scores over runs, one line per method; below, what they cost."""
+    from vlcl_toolkit.analysis.comparison import COSTS
+
     scores = Table(title="scores in percent, mean ± standard deviation over runs", **COMPACT)
     costs = Table(title="cost of a run, mean", **COMPACT)
     for shown, titles in (
@@ -92,7 +121,7 @@ def print_comparison(table: pd.DataFrame) -> None:
     Console().print(scores, costs)
 
 
-def print_alone(method: str, table: pd.DataFrame, seeds: int) -> None:
+def print_alone(method: str, table: "pd.DataFrame", seeds: int) -> None:
     """Each task learned alone."""
     shown = Table(title=f"{method}, each task learned alone (percent, {seeds} seeds)", **COMPACT)
     for title in ("task", "zero-shot", "validation", "learned"):
@@ -112,7 +141,7 @@ def print_alone(method: str, table: pd.DataFrame, seeds: int) -> None:
     Console().print(shown)
 
 
-def print_search(method: str, setting: str, table: pd.DataFrame) -> None:
+def print_search(method: str, setting: str, table: "pd.DataFrame") -> None:
     """Validation accuracy per value; the best one is marked."""
     best = table["validation", "mean"].idxmax()
     shown = Table(

@@ -1,10 +1,8 @@
-"""Methods: how a stream is learned; one file per method, all with the same parts."""
+"""Methods: how a stream is learned; a folder per paper, a file per method, all with the same parts."""
 
-from vlcl_toolkit.methods.base import Method, percent_correct
-from vlcl_toolkit.methods.diki.diki import Diki
-from vlcl_toolkit.methods.diki.prefix_tuning import PrefixTuning
-from vlcl_toolkit.methods.import_official import Imported, import_official, load_imported
-from vlcl_toolkit.methods.moe_adapters.moe_adapters import MoEAdapters
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from vlcl_toolkit.methods.registry import (
     make_config,
     make_method,
@@ -12,34 +10,25 @@ from vlcl_toolkit.methods.registry import (
     method_names,
     register,
 )
-from vlcl_toolkit.methods.zero_shot import ZeroShot
-from vlcl_toolkit.methods.zscl.finetune import Finetune
-from vlcl_toolkit.methods.zscl.icarl import Icarl
-from vlcl_toolkit.methods.zscl.lwf import Lwf, LwfVr
-from vlcl_toolkit.methods.zscl.wise_ft import WeightConsolidation, WeightEnsemble, WiseFt
-from vlcl_toolkit.methods.zscl.zscl import Zscl
+
+if TYPE_CHECKING:
+    from vlcl_toolkit.methods.base import Method
+    from vlcl_toolkit.methods.official_checkpoints import import_official, load_imported
 
 __all__ = [
-    "Diki",
-    "Finetune",
-    "Icarl",
-    "Imported",
-    "Lwf",
-    "LwfVr",
     "Method",
-    "MoEAdapters",
-    "PrefixTuning",
-    "WeightConsolidation",
-    "WeightEnsemble",
-    "WiseFt",
-    "ZeroShot",
-    "Zscl",
     "import_official",
     "load_imported",
     "make_config",
     "make_method",
     "method_class",
     "method_names",
-    "percent_correct",
     "register",
 ]
+
+
+def __getattr__(name: str) -> Any:  # what needs torch is imported when it is used
+    if name in __all__:
+        module = "base" if name == "Method" else "official_checkpoints"
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,15 +2,41 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from importlib import import_module
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError, unknown_name
-from vlcl_toolkit.methods.base import Method
 from vlcl_toolkit.settings import build_settings
 
-_METHODS: dict[str, type[Method]] = {}
-MethodClass = TypeVar("MethodClass", bound=type[Method])
+if TYPE_CHECKING:
+    from vlcl_toolkit.clip.model import Clip
+    from vlcl_toolkit.methods.base import Method
+
+# The toolkit's own: where the method is and where its settings are. Both are imported when they are asked for, so that
+# names and settings are known without torch.
+_BUILT_IN = {
+    "diki": ("diki.diki:Diki", "diki.config:PromptConfig"),
+    "prefix_tuning": ("diki.prefix_tuning:PrefixTuning", "diki.config:PrefixConfig"),
+    "moe_adapters": (
+        "moe_adapters.moe_adapters:MoEAdapters",
+        "moe_adapters.config:MoEAdaptersConfig",
+    ),
+    "finetune": ("zscl.finetune:Finetune", "zscl.config:FinetuneConfig"),
+    "zero_shot": ("zero_shot:ZeroShot", "zero_shot:ZeroShot.Config"),
+    "zscl": ("zscl.zscl:Zscl", "zscl.config:ZsclConfig"),
+    "icarl": ("zscl.icarl:Icarl", "zscl.config:IcarlConfig"),
+    "lwf": ("zscl.lwf:Lwf", "zscl.config:LwfConfig"),
+    "lwf_vr": ("zscl.lwf:LwfVr", "zscl.config:LwfVrConfig"),
+    "wise_ft": ("zscl.wise_ft:WiseFt", "zscl.config:WiseFtConfig"),
+    "weight_ensemble": ("zscl.wise_ft:WeightEnsemble", "zscl.config:WeightEnsembleConfig"),
+    "weight_consolidation": (
+        "zscl.wise_ft:WeightConsolidation",
+        "zscl.config:WeightConsolidationConfig",
+    ),
+}
+_METHODS: dict[str, type["Method"]] = {}  # imported so far
+MethodClass = TypeVar("MethodClass", bound=type)  # of a `Method`
 
 
 def register(cls: MethodClass) -> MethodClass:
@@ -26,19 +52,27 @@ def register(cls: MethodClass) -> MethodClass:
         raise UserError(f"{cls.__name__} needs a class attribute `name`, a short text; add it")
     if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
         raise UserError(f"{cls.__name__} needs a class attribute `Config`, a dataclass; add it")
-    known = _METHODS.get(name)
-    if known and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise UserError(f"method name {name!r} is taken by {known.__qualname__}; choose another")
+    taken = (
+        f"{__package__}.{_BUILT_IN[name][0]}" if name in _BUILT_IN else _place(_METHODS.get(name))
+    )
+    if taken not in (None, _place(cls)):
+        raise UserError(
+            f"method name {name!r} is taken by {taken.partition(':')[2]}; choose another"
+        )
     _METHODS[name] = cls
     return cls
 
 
+def _place(cls: "type[Method] | None") -> str | None:
+    return None if cls is None else f"{cls.__module__}:{cls.__qualname__}"
+
+
 def method_names() -> tuple[str, ...]:
-    """The registered names."""
-    return tuple(_METHODS)
+    """The registered names, the toolkit's own first."""
+    return tuple(dict.fromkeys((*_BUILT_IN, *_METHODS)))
 
 
-def method_class(method: str | type[Method]) -> type[Method]:
+def method_class(method: "str | type[Method]") -> "type[Method]":
     """The class of a name (a class is returned as it is).
 
     Raises:
@@ -46,12 +80,30 @@ def method_class(method: str | type[Method]) -> type[Method]:
     """
     if isinstance(method, type):
         return method
-    if method not in _METHODS:
-        raise unknown_name("method", method, _METHODS)
-    return _METHODS[method]
+    if method in _METHODS:
+        return _METHODS[method]
+    if method in _BUILT_IN:
+        return _import(_BUILT_IN[method][0])
+    raise unknown_name("method", method, method_names())
 
 
-def make_config(method: str | type[Method], config: Any = None) -> Any:
+def config_class(method: "str | type[Method]") -> type:
+    """The class of a method's settings.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if isinstance(method, str) and method in _BUILT_IN:
+        return _import(_BUILT_IN[method][1])
+    return method_class(method).Config
+
+
+def _import(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return attrgetter(name)(import_module(f"{__package__}.{module}"))
+
+
+def make_config(method: "str | type[Method]", config: Any = None) -> Any:
     """A method's settings.
 
     Args:
@@ -61,20 +113,20 @@ def make_config(method: str | type[Method], config: Any = None) -> Any:
     Raises:
         UserError: an unknown setting, a value that does not fit, another method's config.
     """
-    cls = method_class(method)
-    if isinstance(config, cls.Config):
+    cls, name = config_class(method), method if isinstance(method, str) else method.name
+    if isinstance(config, cls):
         return config
     if config is None:
         config = {}
     if not isinstance(config, Mapping):
-        wanted = f"None, a mapping or {cls.Config.__qualname__}"
-        raise UserError(f"settings of {cls.name} must be {wanted}; found {type(config).__name__}")
+        wanted = f"None, a mapping or {cls.__qualname__}"
+        raise UserError(f"settings of {name} must be {wanted}; found {type(config).__name__}")
     try:
-        return build_settings(cls.Config, config)
+        return build_settings(cls, config)
     except UserError as error:
-        raise UserError(f"settings of {cls.name}: {error}") from None
+        raise UserError(f"settings of {name}: {error}") from None
 
 
-def make_method(method: str | type[Method], clip: Clip, config: Any = None) -> Method:
+def make_method(method: "str | type[Method]", clip: "Clip", config: Any = None) -> "Method":
     """A method on a backbone, not yet attached; `config` as in `make_config`."""
     return method_class(method)(clip, make_config(method, config))

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import remove_temporary_files, write_atomic
+from vlcl_toolkit.files import read_json, remove_temporary_files, write_atomic
 from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
-from vlcl_toolkit.training.results import read_json
 
 # What may differ between two calls that are the same run.
 _NOT_IDENTITY = ("versions", "backbone.pretrained")

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.files import read_json
 from vlcl_toolkit.probes.reader import Probes
 from vlcl_toolkit.training.metrics import metrics
 
@@ -142,23 +143,6 @@ def accuracy_csv(order: list[str], rows: list[dict[str, float]]) -> str:
     names = row_names(order)[: len(rows)]
     table = pd.DataFrame(rows, index=pd.Index(names, name="step"), columns=order, dtype=float)
     return table.to_csv(float_format="%.4f", lineterminator="\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: the file is missing or is not a JSON object.
-    """
-    if not path.is_file():
-        raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or run again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object; restore it or run again")
-    return content
 
 
 def read_history(path: Path) -> pd.DataFrame:

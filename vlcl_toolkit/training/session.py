@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods import Method, ZeroShot
+from vlcl_toolkit.methods import Method
+from vlcl_toolkit.methods.zero_shot import ZeroShot
 from vlcl_toolkit.probes.recorder import Recorder
 from vlcl_toolkit.seeds import rng_state, set_rng_state
 from vlcl_toolkit.streams.base import Task, TaskStream
