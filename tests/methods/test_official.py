@@ -142,7 +142,7 @@ def test_pickled_objects_are_refused_and_not_run(tmp_path, monkeypatch):
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
     for method in ("diki", "moe_adapters", "zscl"):
-        refused("no weights file, or|cannot read the weights in", method, tmp_path / "a.pth")
+        refused("is not a weights file, or|cannot read the weights in", method, tmp_path / "a.pth")
 
 
 def test_a_file_with_any_byte_changed_is_read_or_refused(tmp_path):
