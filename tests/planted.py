@@ -27,8 +27,8 @@ def cloud(seed):
     return unit(images).astype(np.float32), unit(centres).astype(np.float32)
 
 
-def step_arrays(features):
-    """Arrays of a step from domain -> (images, class texts); logits are 100 times the cosine."""
+def stage_arrays(features):
+    """Arrays of a stage from domain -> (images, class texts); logits are 100 times the cosine."""
     arrays = {}
     for domain, (images, texts) in features.items():
         arrays |= {
@@ -40,10 +40,10 @@ def step_arrays(features):
     return arrays
 
 
-def planted_probes(*steps):
-    """Probes of the tasks "land" and "signs" and the held-out "faces", one domain dict per step."""
+def planted_probes(*stages):
+    """Probes of the tasks "land" and "signs" and the held-out "faces", one domain dict per stage."""
     words = {name: [f"{name} {c}" for c in range(CLASSES)] for name in ("land", "signs", "faces")}
-    arrays = {number: step_arrays(features) for number, features in enumerate(steps)}
+    arrays = {number: stage_arrays(features) for number, features in enumerate(stages)}
     return Probes(arrays, ["land", "signs"], ["faces"], words)
 
 

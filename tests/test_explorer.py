@@ -33,10 +33,10 @@ class Drawn:
     def __init__(self):
         self.choices = []
 
-    def __call__(self, result, step, domain):
-        self.choices.append((result.method, step, domain))
+    def __call__(self, result, stage, domain):
+        self.choices.append((result.method, stage, domain))
         figure, ax = new_figure(width=2, height=1)
-        ax.set_title(f"{result.method} {step} {domain}")
+        ax.set_title(f"{result.method} {stage} {domain}")
         return figure
 
 
@@ -49,8 +49,8 @@ def titles(figure):
 
 def test_every_control_drives_every_view(result, frozen):
     one, two = Drawn(), Drawn()
-    explorer = RunExplorer([frozen, result], [("one", one), ("two", two)], step=0)
-    explorer.step.value = 2
+    explorer = RunExplorer([frozen, result], [("one", one), ("two", two)], stage=0)
+    explorer.stage.value = 2
     explorer.domain.value = "land"
     explorer.run.value = "finetune"
     expected = [
@@ -67,27 +67,27 @@ def test_going_back_draws_nothing(result):
     drawn = Drawn()
     explorer = RunExplorer(result, [("view", drawn)])
     shown = explorer.views[0].picture.value
-    for step in (1, 0, 1, 2):
-        explorer.step.value = step
+    for stage in (1, 0, 1, 2):
+        explorer.stage.value = stage
     assert explorer.views[0].picture.value == shown
-    assert [step for _, step, _ in drawn.choices] == [2, 1, 0]
+    assert [stage for _, stage, _ in drawn.choices] == [2, 1, 0]
 
 
 def test_says_what_was_learned_and_what_will_come(result):
-    explorer = RunExplorer(result, [("view", Drawn())], step=1)
+    explorer = RunExplorer(result, [("view", Drawn())], stage=1)
     assert "pets" in explorer._place.value
     assert explorer._place.value.endswith("to come: food")
-    explorer.step.value = 0
+    explorer.stage.value = 0
     assert "frozen backbone" in explorer._place.value
 
 
 def test_error_of_one_view_leaves_the_others(result):
-    def broken(result, step, domain):
-        return {}[step]
+    def broken(result, stage, domain):
+        return {}[stage]
 
     drawn = Drawn()
     explorer = RunExplorer(result, [("broken", broken), ("fine", drawn)])
-    explorer.step.value = 0
+    explorer.stage.value = 0
     bad, good = explorer.views
     assert isinstance(bad.error_view.error, KeyError)
     assert "Traceback" in bad.error_view.value
@@ -97,17 +97,17 @@ def test_error_of_one_view_leaves_the_others(result):
 
 
 def test_missing_probe_is_named_and_goes_away_with_the_next_choice(result):
-    def features(result, step, domain):
-        if step:
-            result.probes.image_features(step, domain)
-        return Drawn()(result, step, domain)
+    def features(result, stage, domain):
+        if stage:
+            result.probes.image_features(stage, domain)
+        return Drawn()(result, stage, domain)
 
     explorer = RunExplorer(result, [("features", features)])
     view = explorer.views[0]
     assert isinstance(view.error_view.error, UserError)
     assert "--probes" in view.error_view.value
     assert "Traceback" not in view.error_view.value
-    explorer.step.value = 0
+    explorer.stage.value = 0
     assert view.error_view.value == ""
     assert view.picture.layout.display in ("", None)
 
@@ -131,8 +131,8 @@ def test_runs_that_cannot_be_compared_are_refused(result):
         RunExplorer([result, other], [])
 
 
-@pytest.mark.parametrize("options", [{"step": 3}, {"step": -1}, {"domain": "lands"}])
-def test_unknown_step_or_domain(result, options):
+@pytest.mark.parametrize("options", [{"stage": 3}, {"stage": -1}, {"domain": "lands"}])
+def test_unknown_stage_or_domain(result, options):
     with pytest.raises(UserError):
         RunExplorer(result, [], **options)
 

@@ -12,8 +12,8 @@ from vlcl_toolkit.analysis.feature_shift import nearest, nearest_mean
 from vlcl_toolkit.errors import UserError
 
 
-def at(frame, step, domain):
-    (row,) = frame[(frame["step"] == step) & (frame["domain"] == domain)].to_dict("records")
+def at(frame, stage, domain):
+    (row,) = frame[(frame["stage"] == stage) & (frame["domain"] == domain)].to_dict("records")
     return row
 
 
@@ -23,7 +23,7 @@ def rotation():
 
 @pytest.fixture
 def moved():
-    """Step 1: land is rotated, signs shifted by 0.5 along an axis, faces drawn again."""
+    """Stage 1: land is rotated, signs shifted by 0.5 along an axis, faces drawn again."""
     now = frozen_features()
     turn, push = rotation(), np.eye(SIZE, dtype=np.float32)[0] * 0.5
     now["land"] = tuple(part @ turn for part in now["land"])
@@ -47,8 +47,8 @@ def test_a_domain_that_was_pushed_aside_can_be_moved_back():
 
 def test_movement_on_a_map_is_told_in_sizes_of_the_map(moved):
     positions = analysis.feature_map(moved)
-    stays = positions[positions["step"] == 0]
-    later = stays.assign(step=1, after="land", x=stays["x"] + 3, y=stays["y"] + 4)
+    stays = positions[positions["stage"] == 0]
+    later = stays.assign(stage=1, after="land", x=stays["x"] + 3, y=stays["y"] + 4)
     table = analysis.map_movement(pd.concat([stays, later]))
     images = stays[stays["kind"] == "image"]
     size = np.sqrt(images["x"].var(ddof=0) + images["y"].var(ddof=0))
@@ -63,7 +63,7 @@ def test_a_planted_shift_has_its_length(moved):
     assert at(images, 1, "signs")["length"] == pytest.approx(0.5, abs=1e-6)
     assert at(images, 1, "signs")["common"] == pytest.approx(0.5, abs=1e-6)
     assert at(images, 1, "faces")["common"] < 0.7 * at(images, 1, "faces")["length"]
-    assert (images.loc[images["step"] == 0, "length"] == 0).all()
+    assert (images.loc[images["stage"] == 0, "length"] == 0).all()
     texts = table[table["kind"] == "class"]
     assert at(texts, 1, "signs")["length"] == 0
     assert at(texts, 1, "land")["length"] > 0.5
@@ -120,11 +120,12 @@ def test_centred_anchors_close_the_gap_and_uncentred_ones_show_it():
     assert set(analysis.feature_map(probes, anchors="none")["kind"]) == {"image"}
 
 
-def test_pca_puts_later_steps_into_the_frozen_map(moved):
+def test_pca_puts_later_stages_into_the_frozen_map(moved):
     positions = analysis.feature_map(moved)
     assert len(positions) == 2 * 3 * (len(LABELS) + 4)
     frozen, now = (
-        positions[(positions["step"] == step) & (positions["domain"] == "signs")] for step in (0, 1)
+        positions[(positions["stage"] == stage) & (positions["domain"] == "signs")]
+        for stage in (0, 1)
     )
     move = now[["x", "y"]].to_numpy() - frozen[["x", "y"]].to_numpy()
     images = (frozen["kind"] == "image").to_numpy()
@@ -156,18 +157,18 @@ def test_umap_keeps_neighbourhoods_and_is_silent(moved, capfd):
     assert capfd.readouterr() == ("", "")
     for table in (positions, film):
         quality = analysis.map_quality(moved, table, k=5)
-        assert list(quality["step"]) == [0, 1]
+        assert list(quality["stage"]) == [0, 1]
         assert quality.loc[0, "trustworthiness"] > 0.9
         assert quality.loc[0, "kept"] > 5 * quality.loc[0, "by_chance"]
         assert quality.loc[0, "anchors_agree"] > 90
-    # One map: what has not moved stays; the film follows what the step really is.
+    # One map: what has not moved stays; the film follows what the stage really is.
     texts = positions[(positions["kind"] == "class") & (positions["domain"] == "signs")]
     assert np.isfinite(texts[["x", "y"]].to_numpy()).all()
 
 
-def test_a_film_of_the_only_step_there_is():
+def test_a_film_of_the_only_stage_there_is():
     probes = planted_probes(frozen_features())
-    assert set(analysis.feature_film(probes, neighbours=8)["step"]) == {0}
+    assert set(analysis.feature_film(probes, neighbours=8)["stage"]) == {0}
 
 
 @pytest.mark.parametrize("make", [analysis.feature_map, analysis.feature_film])
@@ -199,6 +200,6 @@ def test_bad_input(moved):
     broken = frozen_features()
     broken["land"] = (broken["land"][0] * np.nan, broken["land"][1])
     with pytest.raises(
-        UserError, match=r"'land' at step 1 .* not finite; the training has diverged"
+        UserError, match=r"'land' at stage 1 .* contain NaN or Inf: the training diverged"
     ):
         analysis.feature_map(planted_probes(frozen_features(), broken))

@@ -30,17 +30,17 @@ def test_explorer_drives_every_view(result, positions):
         ("map", probe_views.map_view(positions, quality)),
         ("classes", probe_views.map_view(positions, by_class=True)),
     ]
-    explorer = RunExplorer(result, views, domain="food")  # whose answers change at every step
+    explorer = RunExplorer(result, views, domain="food")  # whose answers change at every stage
     pictures = [view.picture.value for view in explorer.views]
-    explorer.step.value = 1
+    explorer.stage.value = 1
     assert [view.error_view.error for view in explorer.views] == [None] * len(views)
     assert all(
         view.picture.value != old for view, old in zip(explorer.views, pictures, strict=True)
     )
 
 
-def test_limits_of_drift_stay_over_the_steps(result):
-    figures = [probe_views.drift_view(result, step, "pets") for step in (0, 1, 2)]
+def test_limits_of_drift_stay_over_the_stages(result):
+    figures = [probe_views.drift_view(result, stage, "pets") for stage in (0, 1, 2)]
     limits = {figure.axes[0].get_ylim() for figure in figures}
     assert len(limits) == 1
     assert limits.pop()[1] >= 0.1

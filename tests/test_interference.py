@@ -81,7 +81,7 @@ def test_swapping_one_tower_is_the_network_with_that_tower(tmp_path: Path):
     method = make_method("zero_shot", clip)
     for task in (*tiny_stream(), *tiny_stream().held_out):
         expected = method.predict(clip.eval_transform(task.test.images), task).argmax(1)
-        found = result.probes.mixed_predictions(task.name, image_step=2, text_step=0)
+        found = result.probes.mixed_predictions(task.name, image_stage=2, text_stage=0)
         assert found.tolist() == expected.tolist()
 
 
@@ -92,12 +92,12 @@ def test_swapping_both_towers_back_restores_zero_shot(method: str, tmp_path: Pat
     for name in probes.domains:
         images, classes = probes.image_features(0, name), probes.class_features(0, name)
         both = (images @ classes.T).argmax(axis=1)
-        again = probes.mixed_predictions(name, image_step=0, text_step=0)
+        again = probes.mixed_predictions(name, image_stage=0, text_stage=0)
         assert both.tolist() == again.tolist()
         table = result.accuracy if name in result.accuracy else result.held_out
         assert 100 * (both == probes.labels(name)).mean() == pytest.approx(table[name].iloc[0])
     lost = lost_predictions(probes)
-    assert lost.loc[lost["step"] == 0, ["lost", "by_image", "by_text"]].eq(0).all(axis=None)
+    assert lost.loc[lost["stage"] == 0, ["lost", "by_image", "by_text"]].eq(0).all(axis=None)
     parts = lost[["by_image", "by_text", "by_either", "by_both"]].sum(axis=1)
     np.testing.assert_allclose(parts, lost["lost"])
     kept = lost["zero_shot"] - lost["lost"]
@@ -105,17 +105,17 @@ def test_swapping_both_towers_back_restores_zero_shot(method: str, tmp_path: Pat
 
 
 def planted(image: np.ndarray, text: np.ndarray, frozen_image: np.ndarray) -> Probes:
-    """Two classes, three images of class 0; step 1 has these features."""
+    """Two classes, three images of class 0; stage 1 has these features."""
     frozen_text = np.eye(2)
-    steps = {}
-    for step, (x, t) in enumerate([(frozen_image, frozen_text), (image, text)]):
-        steps[step] = {
+    stages = {}
+    for stage, (x, t) in enumerate([(frozen_image, frozen_text), (image, text)]):
+        stages[stage] = {
             "labels/a": np.zeros(len(x), int),
             "image_features/a": x,
             "class_features/a": t,
             "logits/a": x @ t.T,
         }
-    return Probes(steps, ["a"])
+    return Probes(stages, ["a"])
 
 
 def test_lost_predictions_name_the_side_that_moved():
@@ -134,8 +134,8 @@ def test_lost_predictions_name_the_side_that_moved():
 
 def test_towers_are_mixed_with_the_frozen_ones_only():
     probes = planted(np.eye(2), np.eye(2), np.eye(2))
-    with pytest.raises(UserError, match="step 0; found 1 and 2"):
-        probes.mixed_predictions("a", image_step=1, text_step=2)
+    with pytest.raises(UserError, match=r"must be 0 .*found 1 and 2"):
+        probes.mixed_predictions("a", image_stage=1, text_stage=2)
 
 
 def test_prompts_compared(tmp_path: Path):

@@ -17,7 +17,7 @@ def ax():
 
 @pytest.fixture
 def probes():
-    """Class 2 of signs loses its text in step 1, all of faces moves."""
+    """Class 2 of signs loses its text in stage 1, all of faces moves."""
     now = frozen_features()
     images, texts = now["signs"]
     now["signs"] = (images, texts * np.array([[1], [1], [-1], [1]], np.float32))
@@ -33,21 +33,21 @@ def labels(ticks):
     return [label.get_text() for label in ticks]
 
 
-def test_map_shows_every_image_and_text_of_its_step(probes, ax):
+def test_map_shows_every_image_and_text_of_its_stage(probes, ax):
     positions = analysis.feature_map(probes)
     quality = analysis.map_quality(probes, positions, k=5)
-    plotting.feature_map(positions, ax, step=1, quality=quality)
+    plotting.feature_map(positions, ax, stage=1, quality=quality)
     assert sum(len(dots.get_offsets()) for dots in ax.collections) == 3 * len(LABELS)
     assert sum(line.get_marker() == "*" for line in ax.lines) == 12
     assert ax.get_title(loc="left") == "after land"
     assert f"trustworthiness {quality['trustworthiness'][1]:.2f}" in ax.get_xlabel()
-    # The limits do not depend on the step, so that a film holds still.
-    other = plotting.feature_map(positions, plotting.new_figure()[1], step=0)
+    # The limits do not depend on the stage, so that a film holds still.
+    other = plotting.feature_map(positions, plotting.new_figure()[1], stage=0)
     assert other.get_xlim() == ax.get_xlim()
 
 
 def test_map_of_one_domain_names_its_classes(probes, ax):
-    plotting.feature_map(analysis.feature_map(probes), ax, step=0, domain="signs", trails=True)
+    plotting.feature_map(analysis.feature_map(probes), ax, stage=0, domain="signs", trails=True)
     assert sorted(texts(ax)) == [f"signs {c}" for c in range(4)]
     assert ax.get_title(loc="left") == "frozen backbone"
 
@@ -65,7 +65,7 @@ def test_names_of_crowded_points_do_not_overlap(ax):
 
 def test_curves_name_every_domain_without_overlap(probes, ax):
     kept = analysis.neighbours_kept(probes, k=5)
-    plotting.curves_by_step(kept, ax, value="kept", chance=5 / 31)
+    plotting.curves_by_stage(kept, ax, value="kept", chance=5 / 31)
     assert sorted(texts(ax)) == [" by chance", "faces", "land", "signs"]
     heights = sorted(t.get_position()[1] for t in ax.texts if not t.get_text().startswith(" "))
     low, high = ax.get_ylim()
@@ -77,8 +77,8 @@ def test_curves_name_every_domain_without_overlap(probes, ax):
 def test_curves_side_by_side_share_limits_that_hold_all(probes):
     figure = plotting.new_figure(1, 2, sharey=True)[0]
     table = analysis.neighbours_kept(probes, k=5)
-    plotting.curves_by_step(table, figure.axes[0], value="kept")
-    plotting.curves_by_step(table.assign(kept=2 * table["kept"]), figure.axes[1], value="kept")
+    plotting.curves_by_stage(table, figure.axes[0], value="kept")
+    plotting.curves_by_stage(table.assign(kept=2 * table["kept"]), figure.axes[1], value="kept")
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[1].get_ylim()[1] >= 2
 

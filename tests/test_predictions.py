@@ -11,15 +11,15 @@ from vlcl_toolkit.probes import Probes
 NAN = float("nan")
 
 
-def probes_of(*steps, **options):
-    """Probes of one held-out domain from its logits per step."""
-    arrays = [{"labels/d": LABELS[: len(x)], "logits/d": np.asarray(x, np.float32)} for x in steps]
-    return Probes(dict(enumerate(arrays)), ["t", "u"][: len(steps) - 1], ["d"], **options)
+def probes_of(*stages, **options):
+    """Probes of one held-out domain from its logits per stage."""
+    arrays = [{"labels/d": LABELS[: len(x)], "logits/d": np.asarray(x, np.float32)} for x in stages]
+    return Probes(dict(enumerate(arrays)), ["t", "u"][: len(stages) - 1], ["d"], **options)
 
 
 @pytest.fixture
 def broken():
-    """The text of class 2 of signs is turned round from step 1 on."""
+    """The text of class 2 of signs is turned round from stage 1 on."""
     now = frozen_features()
     images, texts = now["signs"]
     texts = texts.copy()
@@ -39,7 +39,7 @@ def test_flips_count_both_ways():
 
 
 def test_confusion_drifts_away_from_the_broken_class(broken):
-    before, now = (analysis.confusion(broken, step, "signs") for step in (0, 1))
+    before, now = (analysis.confusion(broken, stage, "signs") for stage in (0, 1))
     assert (np.diag(before) == 100).all()
     np.testing.assert_allclose(now.sum(axis=1), 100)
     drift = analysis.confusion_drift(broken, 1, "signs")
@@ -70,11 +70,9 @@ def test_unseen_accuracy_ends_when_the_task_is_learned():
 
 
 def test_bad_input(broken):
-    with pytest.raises(UserError, match="one class only"):
-        analysis.flips(probes_of([[1.0], [2]]), ["d"])
-    with pytest.raises(UserError, match="not finite; the training has diverged"):
+    with pytest.raises(UserError, match="contain NaN or Inf: the training diverged"):
         analysis.flips(probes_of([[1.0, 0]], [[NAN, 0]]), ["d"])
-    with pytest.raises(UserError, match="found step 7"):
+    with pytest.raises(UserError, match="found stage 7"):
         analysis.confusion(broken, 7, "signs")
     with pytest.raises(UserError, match="unknown domain 'sign'"):
         analysis.flips(broken, ["sign"])

@@ -108,7 +108,7 @@ def test_predictions_are_those_of_the_method(recorded_run: RunResult):
             torch.testing.assert_close(found, expected)
 
 
-def test_step_zero_is_the_zero_shot_row(recorded_run: RunResult):
+def test_stage_zero_is_the_zero_shot_row(recorded_run: RunResult):
     probes = recorded_run.probes
     for name in probes.domains:
         correct = (probes.logits(0, name).argmax(1) == probes.labels(name)).mean()
@@ -120,22 +120,22 @@ def test_tables(recorded_run: RunResult):
     probes = recorded_run.probes
     drift = probes.drift()
     assert set(drift["block"]) == {0, 1, 2}
-    frozen = drift[drift["step"] == 0]
+    frozen = drift[drift["stage"] == 0]
     assert frozen["relative_norm"].eq(0).all()
     np.testing.assert_allclose(frozen["cosine"], 1)
-    later = drift[(drift["step"] == 2) & (drift["tower"] == "image") & (drift["block"] == 2)]
+    later = drift[(drift["stage"] == 2) & (drift["tower"] == "image") & (drift["block"] == 2)]
     assert later["relative_norm"].max() > 0
     assert set(drift["status"]) == {"unseen", "current", "learned", "held-out"}
     moved = probes.parameter_distance()
-    assert (moved["from_previous"].groupby(moved["step"]).sum() > 0).all()
+    assert (moved["from_previous"].groupby(moved["stage"]).sum() > 0).all()
 
 
 def test_expert_tables(tmp_path: Path):
     probes = record("moe_adapters", tmp_path).probes
     routing = probes.routing()
     images = routing[(routing["tower"] == "image") & (routing["block"] == 1)]
-    for (step, domain), rows in images.groupby(["step", "domain"]):
-        routed = (probes.route(step, domain) < step).sum()  # the rest take the frozen network
+    for (stage, domain), rows in images.groupby(["stage", "domain"]):
+        routed = (probes.route(stage, domain) < stage).sum()  # the rest take the frozen network
         assert rows["choices"].sum() <= 2 * routed
         assert rows["gate_mass"].sum() == pytest.approx(routed)
     assert probes.array(2, "expert_change/image").shape == (2, 4)
@@ -155,7 +155,7 @@ def test_a_finished_run_without_probes_is_made_again(tmp_path: Path):
     record("finetune", tmp_path, probes=False)
     before = (tmp_path / "accuracy.csv").read_bytes()
     result = record("finetune", tmp_path)
-    assert result.probes.steps == [0, 1, 2]
+    assert result.probes.stages == [0, 1, 2]
     assert (tmp_path / "accuracy.csv").read_bytes() == before
     stamp = (tmp_path / "result.json").stat().st_mtime_ns
     record("finetune", tmp_path)
@@ -170,8 +170,8 @@ def test_an_interrupted_run_shows_what_it_has(tmp_path: Path):
             raise StopRun
 
     probes = record("finetune", tmp_path, callback=stop).probes
-    assert probes.steps == [0, 1]
-    with pytest.raises(UserError, match="probes of steps 0, 1; found step 2"):
+    assert probes.stages == [0, 1]
+    with pytest.raises(UserError, match="probes of stages 0, 1; found stage 2"):
         probes.logits(2, "pets")
 
 
@@ -221,7 +221,7 @@ def test_lost_files_stop_a_resumed_run(tmp_path: Path):
     with pytest.raises(UserError, match=r"weights_01.*vlcl run --probes --out"):
         record("finetune", tmp_path)
     shutil.rmtree(tmp_path / "probes")
-    assert record("finetune", tmp_path).probes.steps == [0, 1, 2]
+    assert record("finetune", tmp_path).probes.stages == [0, 1, 2]
 
 
 # Measures with known answers.

@@ -9,7 +9,7 @@ from tests.test_probes import record
 from tests.test_routing import votes
 from tests.tiny import tiny_clip, tiny_stream
 from vlcl_toolkit import analysis, plotting
-from vlcl_toolkit.analysis.prompt_strength import prompt_strength
+from vlcl_toolkit.analysis import prompt_strength
 from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting.style import new_figure
@@ -109,9 +109,9 @@ def test_decisions_at_a_multiple_of_the_threshold(moe):
 def test_views_of_routes(moe, prompted):
     views = [("Decisions", decision_view), ("Experts", experts_view)]
     assert isinstance(RunExplorer(moe, views).figure(), Figure)
-    explorer = RunExplorer(prompted, [("Weights", calibration_view)], step=1)
+    explorer = RunExplorer(prompted, [("Weights", calibration_view)], stage=1)
     assert explorer.views[0].error_view.error is None
-    explorer.step.value = 0  # the frozen backbone has no routes, and the page says so
+    explorer.stage.value = 0  # the frozen backbone has no routes, and the page says so
     assert isinstance(explorer.views[0].error_view.error, UserError)
     assert "goes through the frozen network" in str(explorer.views[0].error_view.error)
     assert "--probes" not in str(explorer.views[0].error_view.error)  # nothing is missing

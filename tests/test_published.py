@@ -97,12 +97,12 @@ def test_accuracies_are_whole_numbers_of_images():
         assert abs(right - round(right)) < 0.02
 
 
-def test_class_incremental_averages_are_means_over_steps():
-    found = [each for each in published_results() if each.steps is not None]
+def test_class_incremental_averages_are_means_over_stages():
+    found = [each for each in published_results() if each.stages is not None]
     assert len(found) == 6
     for each in found:
-        assert each.scores["average"] == pytest.approx(np.mean(each.steps), abs=0.02)
-        assert each.scores["last"] == each.steps[-1]
+        assert each.scores["average"] == pytest.approx(np.mean(each.stages), abs=0.02)
+        assert each.scores["last"] == each.stages[-1]
 
 
 def test_the_figures_of_the_papers():
@@ -167,7 +167,7 @@ def test_zero_shot_beside_the_constants_of_the_repository():
     assert table.loc["CIFAR100", ("last", "published")] == 68.2
 
 
-def test_steps_beside_published_steps():
+def test_stages_beside_published_stages():
     found = entry("moe_cil_cifar100_10-10")
     names = [f"step{i:02}" for i in range(1, 11)]
     run = result_of(
@@ -195,12 +195,12 @@ def told(recipe: str, **changes) -> str:
     return "\n".join(caveats(run, find_recipe(recipe)))
 
 
-def test_a_faithful_run_has_the_caveats_of_division_and_label_space():
+def test_a_faithful_run_has_the_caveats_of_split_and_label_space():
     text = told("mtil-order-I/zscl")
     assert (
         "label space 'task': an image is classified among the classes of its own data set" in text
     )
-    assert "division 'zscl'" in text
+    assert "split 'zscl'" in text
     assert "SUN397's cannot equal the authors'" in text
     assert "settings differ" not in text
     assert "backbone" not in text
@@ -227,9 +227,9 @@ def test_what_was_changed_is_told():
     )
 
 
-def test_numbers_of_another_division_are_never_compared_silently():
+def test_numbers_of_another_split_are_never_compared_silently():
     text = told("mtil-order-I/zscl", split_id="mtil-coop-12345678")
-    assert "published for division 'zscl': test images differ for 8 of 11 data sets" in text
+    assert "published for split 'zscl': test images differ for 8 of 11 data sets" in text
     diki = told("mtil-order-I/diki", split_id="mtil-coop-12345678", decision="batch")
     assert "quoted by later papers beside numbers of ZSCL's splits" in diki
     assert "published figure not verified: third-party notes" in diki

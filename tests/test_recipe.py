@@ -133,7 +133,7 @@ def test_all_eleven_tasks_stopped_and_resumed(data, tmp_path, capsys, monkeypatc
     assert result.config["backbone"]["name"] == BACKBONE
     assert "diki: this run beside diki_I (NOT verified), percent" in output
     assert re.search(r"mean .* 68\.7 .* 76\.3 .* 85\.1", output)
-    assert "division 'coop'" in output
+    assert "split 'coop'" in output
     assert "label space 'task'" in output
     assert "the data sets were not checked against the published sizes" in output
 

@@ -38,10 +38,10 @@ def moe(tmp_path_factory: pytest.TempPathFactory):
 def synthetic() -> Probes:
     """Tasks a and b, held-out h; one block of four experts; a's experts are 0, 1, b's 1, 2."""
     use = {"a": [10, 10, 0, 0], "b": [0, 10, 10, 0], "h": [0, 0, 0, 0]}
-    step = {f"choices/image/{d}": np.array([v]) for d, v in use.items()}
-    step |= {f"gate_mass/image/{d}": np.array([v]) * 0.5 for d, v in use.items()}
-    step["expert_change/image"] = np.array([[0.0, 0.2, 0.3, 0.0]])  # b moved 1 and 2
-    return Probes({1: step, 2: step}, ["a", "b"], ["h"])
+    stage = {f"choices/image/{d}": np.array([v]) for d, v in use.items()}
+    stage |= {f"gate_mass/image/{d}": np.array([v]) * 0.5 for d, v in use.items()}
+    stage["expert_change/image"] = np.array([[0.0, 0.2, 0.3, 0.0]])  # b moved 1 and 2
+    return Probes({1: stage, 2: stage}, ["a", "b"], ["h"])
 
 
 def test_expert_use_of_known_choices():
@@ -68,13 +68,13 @@ def test_freezing_of_a_real_run(moe):
 
 
 def test_decisions_of_known_routes():
-    step = {
+    stage = {
         "routes": np.array(["task 1", "task 2", "frozen"]),
         "route/a": np.array([0, 0, 0, 1]),
         "route/b": np.array([2, 2, 1, 1]),
         "route/h": np.array([2, 2, 2, 2]),
     }
-    probes = Probes({2: step}, ["a", "b"], ["h"])
+    probes = Probes({2: stage}, ["a", "b"], ["h"])
     table = route_decisions(probes).set_index(["domain", "route"])
     assert table["share"].to_dict()["a", "a"] == 75
     assert table["share"].to_dict()["b", "frozen"] == 50
@@ -130,29 +130,32 @@ def test_a_batch_decides_as_the_method_does(method: str, tmp_path: Path):
 
 def votes() -> Probes:
     """Log densities that name the own task of a and b; each route is right for its own domain."""
-    step = {"routes": np.array(["task 1", "task 2", "frozen"]), "score_names": np.array(["x", "y"])}
+    stage = {
+        "routes": np.array(["task 1", "task 2", "frozen"]),
+        "score_names": np.array(["x", "y"]),
+    }
     for number, domain in enumerate("ab"):
         scores = np.full((8, 2), -5.0)
         scores[:, number] = 5.0
         logits = np.zeros((8, 3, 2))
         logits[:, number, 0] = 1.0  # the true class is 0
         logits[:, 1 - number, 1] = 1.0
-        step |= {
+        stage |= {
             f"labels/{domain}": np.zeros(8, int),
             f"route/{domain}": np.full(8, number),
             f"route_scores/{domain}": scores,
             f"route_logits/{domain}": logits,
         }
-    return Probes({2: step}, ["a", "b"])
+    return Probes({2: stage}, ["a", "b"])
 
 
 def test_batch_mix_of_known_votes():
-    mix = batch_mix(votes(), "b", shares=[1, 40, 60, 100], batch_size=50)
-    batch = mix[mix["decision"] == "batch"].set_index("share")["accuracy"]
+    mix = batch_mix(votes(), "b", mixes=[1, 40, 60, 100], batch_size=50)
+    batch = mix[mix["decision"] == "batch"].set_index("mix")["accuracy"]
     assert batch.to_dict() == {1: 0, 40: 0, 60: 100, 100: 100}
     assert (mix.loc[mix["decision"] == "sample", "accuracy"] == 100).all()
     with pytest.raises(UserError, match="found 0"):
-        batch_mix(votes(), "b", shares=[0])
+        batch_mix(votes(), "b", mixes=[0])
 
 
 def test_missing_routes_name_probe_and_command(tmp_path: Path):
@@ -167,7 +170,7 @@ def test_missing_routes_name_probe_and_command(tmp_path: Path):
 
 def test_plots(moe, tmp_path: Path):
     probes = moe.probes
-    mix = batch_mix(probes, "pets", shares=[10, 100])
+    mix = batch_mix(probes, "pets", mixes=[10, 100])
     frames: list[tuple] = [
         (decision_matrix, route_decisions(probes), {}),
         (threshold_curves, threshold_sweep(probes, [0, 1, 2], relative=True), {"now": 1}),

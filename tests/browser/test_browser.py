@@ -19,13 +19,13 @@ quick = {"iterations": 2, "warmup": 1, "batch_size": 8}
 result = vlcl.run("finetune", stream, clip, config=quick, progress=False)
 """,
     """
-def bars(result, step, domain):
+def bars(result, stage, domain):
     figure, ax = plotting.new_figure(width=5, height=2)
-    plotting.accuracy_bars(result.accuracy.iloc[step], ax)
+    plotting.accuracy_bars(result.accuracy.iloc[stage], ax)
     return figure
 
-def broken(result, step, domain):
-    return {0: bars, 2: bars}[step](result, step, domain)
+def broken(result, stage, domain):
+    return {0: bars, 2: bars}[stage](result, stage, domain)
 
 widgets.RunExplorer(result, [("Bars", bars), ("Broken", broken)])
 """,
@@ -97,7 +97,7 @@ def small(browser, server):
 
 
 @pytest.mark.slow
-def test_step_slider_drives_views_and_a_failing_one_is_visible(small):
+def test_stage_slider_drives_views_and_a_failing_one_is_visible(small):
     explorer = small.output("widgets.RunExplorer")
     bars = explorer.locator("img").first
     end = picture(bars)

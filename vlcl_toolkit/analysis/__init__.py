@@ -20,6 +20,7 @@ from vlcl_toolkit.analysis.interference import (
     drift_by_block,
     lost_predictions,
 )
+from vlcl_toolkit.analysis.interpolation import prompt_strength, weight_path
 from vlcl_toolkit.analysis.orders import (
     order_scores,
     order_spread,
@@ -69,8 +70,10 @@ __all__ = [
     "pair_changes",
     "pair_effects",
     "pair_matrix",
+    "prompt_strength",
     "route_decisions",
     "shift_length",
     "threshold_sweep",
     "unseen_accuracy",
+    "weight_path",
 ]

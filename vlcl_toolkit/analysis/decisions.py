@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from vlcl_toolkit.analysis.points import chosen_stage
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.probes import Probes
 
@@ -18,7 +19,7 @@ Array = np.ndarray
 
 
 def route_decisions(
-    probes: Probes, *, step: int | None = None, threshold: float | int | None = None
+    probes: Probes, *, stage: int | None = None, threshold: float | int | None = None
 ) -> pd.DataFrame:
     """True domain against chosen route.
 
@@ -34,7 +35,7 @@ def route_decisions(
     Raises:
         UserError: the method has one route only, or no threshold; the run has no probes.
     """
-    wanted = _step(probes, step)
+    wanted = chosen_stage(probes, stage)
     names = probes.routes(wanted)
     limits = None if threshold is None else threshold * probes.array(wanted, "thresholds")
     rows = []
@@ -59,13 +60,13 @@ def route_decisions(
     return pd.DataFrame(rows)
 
 
-def calibration(probes: Probes, *, step: int | None = None) -> pd.DataFrame:
+def calibration(probes: Probes, *, stage: int | None = None) -> pd.DataFrame:
     """DIKI's weight of every image: columns domain, status, route, strength (0 .. 1).
 
     Raises:
         UserError: the method has no such weight, or the run has no probes.
     """
-    wanted = _step(probes, step)
+    wanted = chosen_stage(probes, stage)
     names = probes.routes(wanted)
     tables = [
         pd.DataFrame(
@@ -85,7 +86,7 @@ def threshold_sweep(
     probes: Probes,
     thresholds: Sequence[float | int],
     *,
-    step: int | None = None,
+    stage: int | None = None,
     relative: bool = False,
 ) -> pd.DataFrame:
     """Accuracy as a function of the selector's threshold, each image deciding alone.
@@ -101,7 +102,7 @@ def threshold_sweep(
     Raises:
         UserError: the method has no threshold, or the run has no probes.
     """
-    wanted = _step(probes, step)
+    wanted = chosen_stage(probes, stage)
     own = probes.array(wanted, "thresholds").astype(float)
     names = probes.routes(wanted)
     rows = []
@@ -128,8 +129,8 @@ def batch_mix(
     probes: Probes,
     domain: str,
     *,
-    shares: Sequence[float | int] = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
-    step: int | None = None,
+    mixes: Sequence[float | int] = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
+    stage: int | None = None,
     batch_size: int = 128,
     batches: int = 40,
     seed: int = 0,
@@ -137,7 +138,7 @@ def batch_mix(
 ) -> pd.DataFrame:
     """Accuracy on images of one domain when a test batch decides together, by the batch's mix.
 
-    A batch has `share` percent images of `domain` (at least one), drawn with replacement, the rest
+    A batch has `mix` percent images of `domain` (at least one), sampled with replacement, the rest
     from all other domains alike. MoE-Adapters: the mean error of the batch decides; DIKI: the task
     that most images name. With prompts in the text tower, a DIKI batch also shares the mean weight
     of its texts; here every image keeps its own.
@@ -146,17 +147,17 @@ def batch_mix(
         threshold: MoE-Adapters: thresholds are this many times the run's own.
 
     Returns:
-        columns share (percent), decision ("batch", "sample": each image alone), accuracy (percent
+        columns mix (percent), decision ("batch", "sample": each image alone), accuracy (percent
         of the domain's images), right (percent of them on the right route); means over `batches`.
 
     Raises:
-        UserError: a share outside (0, 100]; the run has no routes or no probes.
+        UserError: a mix outside (0, 100]; the run has no routes or no probes.
     """
-    wrong = [share for share in shares if not 0 < share <= 100]
+    wrong = [mix for mix in mixes if not 0 < mix <= 100]
     if wrong:
-        raise UserError(f"a share lies in (0, 100] percent; found {wrong[0]}; change it")
-    wanted = _step(probes, step)
-    names, draw = probes.routes(wanted), np.random.default_rng(seed)
+        raise UserError(f"a mix must be above 0 and at most 100 percent; found {wrong[0]}")
+    wanted = chosen_stage(probes, stage)
+    names, rng = probes.routes(wanted), np.random.default_rng(seed)
     scores, columns = probes.route_scores(wanted, domain)
     others = [probes.route_scores(wanted, d)[0] for d in probes.domains if d != domain]
     rest = np.concatenate(others) if others else scores[:0]
@@ -165,12 +166,12 @@ def batch_mix(
     limits = None if limits is None else threshold * limits
     alone = choose_routes(scores, columns, limits, names, together=False)
     rows = []
-    for share in shares:
-        count = batch_size if not len(rest) else max(1, round(share / 100 * batch_size))
+    for mix in mixes:
+        count = batch_size if not len(rest) else max(1, round(mix / 100 * batch_size))
         found = []
         for _ in range(batches):
-            own = draw.integers(len(scores), size=count)
-            extra = draw.integers(max(1, len(rest)), size=batch_size - count)
+            own = rng.integers(len(scores), size=count)
+            extra = rng.integers(max(1, len(rest)), size=batch_size - count)
             batch = np.concatenate((scores[own], rest[extra]))
             route = choose_routes(batch, columns, limits, names, together=True)[0]
             found.append(
@@ -186,8 +187,51 @@ def batch_mix(
             ("batch", batch_accuracy, batch_right),
             ("sample", accuracy, own_right),
         ):
-            rows.append({"share": share, "decision": decision, "accuracy": measured, "right": hit})
+            rows.append({"mix": mix, "decision": decision, "accuracy": measured, "right": hit})
     return pd.DataFrame(rows)
+
+
+def mixed_batches(
+    probes: Probes,
+    *,
+    mix: float | int,
+    threshold: float | int = 1,
+    stage: int | None = None,
+    batches: int = 40,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy on every domain where it is `mix` percent of a test batch; see `batch_mix`.
+
+    Args:
+        mix: percent of a batch that is of the domain, in (0, 100]; the rest is of all others.
+        threshold: MoE-Adapters: thresholds are this many times the run's own.
+        stage: None: the last one that there is.
+        batches: sampled for each domain. seed: of the sampling.
+
+    Returns:
+        columns domain, status, mix, threshold, decision ("batch", "sample": each image alone),
+        accuracy, right (percent of the domain's images, means over `batches`).
+
+    Raises:
+        UserError: a mix outside (0, 100]; the run has no routes or no probes.
+    """
+    wanted = chosen_stage(probes, stage)
+    tables = []
+    for domain in probes.domains:
+        table = batch_mix(
+            probes,
+            domain,
+            stage=wanted,
+            mixes=(mix,),
+            batches=batches,
+            seed=seed,
+            threshold=threshold,
+        )
+        table.insert(0, "domain", domain)
+        table.insert(1, "status", probes.status(wanted, domain))
+        table.insert(2, "threshold", float(threshold))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def choose_routes(
@@ -220,61 +264,14 @@ def choose_by_error(scores: Array, columns: list[str], limits: Array, names: lis
     return np.where(rejected, len(names) - 1, index[best])
 
 
-def _step(probes: Probes, step: int | None) -> int:
-    return probes.steps[-1] if step is None else step
-
-
-def _thresholds(probes: Probes, step: int) -> Array | None:
-    return probes.array(step, "thresholds").astype(float) if probes.has("thresholds") else None
+def _thresholds(probes: Probes, stage: int) -> Array | None:
+    return probes.array(stage, "thresholds").astype(float) if probes.has("thresholds") else None
 
 
 def _right_route(names: list[str], domain: str) -> int:
     return names.index(domain) if domain in names else len(names) - 1
 
 
-def _correct(probes: Probes, step: int, domain: str) -> Array:
+def _correct(probes: Probes, stage: int, domain: str) -> Array:
     # [n, routes]: whether a route's logits name the true class
-    return probes.route_logits(step, domain).argmax(axis=2) == probes.labels(domain)[:, None]
-
-
-def mixed_batches(
-    probes: Probes,
-    *,
-    mix: float | int,
-    threshold: float | int = 1,
-    step: int | None = None,
-    batches: int = 40,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Accuracy on every domain where it is `mix` percent of a test batch; see `batch_mix`.
-
-    Args:
-        mix: percent of a batch that is of the domain, in (0, 100]; the rest is of all others.
-        threshold: MoE-Adapters: thresholds are this many times the run's own.
-        step: None: the last one that there is.
-        batches: drawn for each domain. seed: of the draw.
-
-    Returns:
-        columns domain, status, mix, threshold, decision ("batch", "sample": each image alone),
-        accuracy, right (percent of the domain's images, means over `batches`).
-
-    Raises:
-        UserError: a mix outside (0, 100]; the run has no routes or no probes.
-    """
-    wanted = probes.steps[-1] if step is None else step
-    tables = []
-    for domain in probes.domains:
-        table = batch_mix(
-            probes,
-            domain,
-            step=wanted,
-            shares=(mix,),
-            batches=batches,
-            seed=seed,
-            threshold=threshold,
-        )
-        table.insert(0, "domain", domain)
-        table.insert(1, "status", probes.status(wanted, domain))
-        table.insert(2, "threshold", float(threshold))
-        tables.append(table.rename(columns={"share": "mix"}))
-    return pd.concat(tables, ignore_index=True)
+    return probes.route_logits(stage, domain).argmax(axis=2) == probes.labels(domain)[:, None]

@@ -7,7 +7,7 @@ gap: Liang et al. 2022, "Mind the Gap"), so texts drawn as they are make an isla
 ``anchors`` says what is done about it:
 
     "centred" (default)  each modality's mean over the frozen backbone's features (the mean of the
-        domains' means, so that each counts the same) is taken off, at every step the same one; then
+        domains' means, so that each counts the same) is taken off, at every stage the same one; then
         images and texts of the frozen backbone are fitted together. What both modalities say about
         classes and domains is seen, the gap is not. Taking one vector off all texts changes no
         decision; taking one off the images adds a constant to each class's score.
@@ -24,7 +24,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from vlcl_toolkit.analysis.feature_shift import distances, nearest, shared
-from vlcl_toolkit.analysis.points import chosen_domains, features, where
+from vlcl_toolkit.analysis.points import chosen_domains, features
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.probes import Probes
 
@@ -41,9 +41,9 @@ def feature_map(
     neighbours: int = 15,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One map, fitted on the frozen backbone's features; every later step is put into it.
+    """One map, fitted on the frozen backbone's features; every later stage is put into it.
 
-    Positions of different steps can therefore be compared. What leaves the space that the frozen
+    Positions of different stages can therefore be compared. What leaves the space that the frozen
     features fill cannot be seen: PCA flattens it, UMAP draws it at the nearest frozen points;
     `map_quality` then falls, and `shift_length` tells the true distance.
 
@@ -56,11 +56,11 @@ def feature_map(
         seed: of UMAP; positions still differ between machines, neighbourhoods hardly.
 
     Returns:
-        one row per point and step. Columns: step, after, domain, status; kind ("image", "class"),
+        one row per point and stage. Columns: stage, after, domain, status; kind ("image", "class"),
         item (its number in the domain), label, class_name; x, y (no unit).
 
     Raises:
-        UserError: a name is unknown; step 0 is missing; fewer points than UMAP neighbours.
+        UserError: a name is unknown; stage 0 is missing; fewer points than UMAP neighbours.
     """
     points, vectors = _points(probes, domains, anchors)
     frozen = vectors[0]
@@ -83,10 +83,10 @@ def feature_film(
     neighbours: int = 15,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """A UMAP of each step, each point tied to itself in the steps next to it (AlignedUMAP).
+    """A UMAP of each stage, each point tied to itself in the stages next to it (AlignedUMAP).
 
-    Every picture is true to its own step, which the one map of `feature_map` need not be; movement
-    between pictures is partly the alignment's. With one step only, a plain UMAP.
+    Every picture is true to its own stage, which the one map of `feature_map` need not be; movement
+    between pictures is partly the alignment's. With one stage only, a plain UMAP.
 
     Args, Returns, Raises: as `feature_map`.
 
@@ -104,20 +104,20 @@ def map_movement(positions: pd.DataFrame) -> pd.DataFrame:
     """How far the middle of each domain's images moved on a map, in sizes of that map.
 
     Compare with `shift_length`, which tells how far they moved among the features: a film that is
-    aligned step by step takes common movement out.
+    aligned stage by stage takes common movement out.
 
     Args:
         positions: of `feature_map` or `feature_film`.
 
-    Columns: step, after, domain, status; moved (distance from the frozen place, over the root mean
+    Columns: stage, after, domain, status; moved (distance from the frozen place, over the root mean
     square distance of all frozen images from their middle; 0 = stayed).
     """
     images = positions[positions["kind"] == "image"]
-    frozen = images.loc[images["step"] == 0, ["x", "y"]]
+    frozen = images.loc[images["stage"] == 0, ["x", "y"]]
     size = float(np.sqrt(((frozen - frozen.mean()) ** 2).sum(axis=1).mean()))
-    keys = ["step", "after", "domain", "status"]
+    keys = ["stage", "after", "domain", "status"]
     middles = images.groupby(keys, sort=False)[["x", "y"]].mean().reset_index()
-    start = middles[middles["step"] == 0].set_index("domain").loc[middles["domain"], ["x", "y"]]
+    start = middles[middles["stage"] == 0].set_index("domain").loc[middles["domain"], ["x", "y"]]
     moved = np.linalg.norm(middles[["x", "y"]].to_numpy() - start.to_numpy(), axis=1)
     return middles[keys].assign(moved=moved / size)
 
@@ -125,14 +125,14 @@ def map_movement(positions: pd.DataFrame) -> pd.DataFrame:
 def map_quality(
     probes: Probes, positions: pd.DataFrame, k: int = 10, *, anchors: str = "centred"
 ) -> pd.DataFrame:
-    """How far a map can be believed, step by step.
+    """How far a map can be believed, stage by stage.
 
     Args:
         positions: of `feature_map` or `feature_film`.
         k: neighbours that are compared.
         anchors: as the map was made with.
 
-    Columns: step, after; trustworthiness (0 .. 1, 1 = whoever is near on the map is near among the
+    Columns: stage, after; trustworthiness (0 .. 1, 1 = whoever is near on the map is near among the
     features; Venna and Kaski 2001); kept (share of the k nearest images among the features that are
     nearest on the map too, 0 .. 1); by_chance (what a random map keeps: k / (n - 1));
     anchors_agree (percent of images whose nearest class text of their domain on the map is the class
@@ -152,14 +152,14 @@ def map_quality(
             f"a map of {images.sum()} images; found k = {k} neighbours; give k from 1 to below half of that"
         )
     rows = []
-    for step, on_map in positions.groupby("step"):
-        true = vectors[probes.steps.index(step)][images]
+    for stage, on_map in positions.groupby("stage"):
+        true = vectors[probes.stages.index(stage)][images]
         drawn = on_map[["x", "y"]].to_numpy(float)[images]
         near = nearest(true, k, "the map")
         rows.append(
             {
-                "step": step,
-                "after": probes.after(int(step)),
+                "stage": stage,
+                "after": probes.after(int(stage)),
                 "trustworthiness": float(trustworthiness(true, drawn, n_neighbors=k)),
                 "kept": shared(near, nearest(drawn, k, "the map")),
                 "by_chance": k / (len(drawn) - 1),
@@ -174,7 +174,7 @@ def _anchors_agree(probes: Probes, on_map: pd.DataFrame) -> float:
     for domain, points in on_map.groupby("domain", sort=False):
         places = {kind: part[["x", "y"]].to_numpy(float) for kind, part in points.groupby("kind")}
         if "class" in places:
-            logits = probes.logits(int(points["step"].iloc[0]), str(domain))
+            logits = probes.logits(int(points["stage"].iloc[0]), str(domain))
             nearest_text = distances(places["image"], places["class"]).argmin(axis=1)
             agree.extend(nearest_text == logits.argmax(axis=1))
     return 100 * float(np.mean(agree)) if agree else float("nan")
@@ -183,7 +183,7 @@ def _anchors_agree(probes: Probes, on_map: pd.DataFrame) -> float:
 def _points(
     probes: Probes, domains: Sequence[str] | None, anchors: str
 ) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
-    """Per step: what each point is, and its features `[N, D]`; the frozen step comes first."""
+    """Per stage: what each point is, and its features `[N, D]`; the frozen stage comes first."""
     if anchors not in get_args(Anchors):
         raise unknown_name("placing of anchors", anchors, get_args(Anchors))
     names = chosen_domains(probes, domains)
@@ -194,17 +194,17 @@ def _points(
             means = [features(probes, 0, name, kind).mean(axis=0) for name in names]
             centre[kind] = np.mean(means, axis=0)
     frames, vectors = [], []
-    for step in probes.steps:
+    for stage in probes.stages:
         parts, values = [], []
         for name in names:
             words = np.array(probes.class_names(name), dtype=object)
             for kind in kinds:
-                value = features(probes, step, name, kind) - centre[kind]
+                value = features(probes, stage, name, kind) - centre[kind]
                 items = np.arange(len(value))
                 labels = probes.labels(name) if kind == "image" else items
                 what = {"kind": kind, "item": items, "label": labels}
                 what["class_name"] = words[labels] if len(words) else labels.astype(str)
-                parts.append(pd.DataFrame(where(probes, step, name) | what))
+                parts.append(pd.DataFrame(probes.where(stage, name) | what))
                 values.append(value)
         frames.append(pd.concat(parts, ignore_index=True))
         vectors.append(np.concatenate(values))
@@ -257,18 +257,18 @@ def fit_umap(points: Points, neighbours: int, seed: int) -> Callable[[Points], P
     return lambda others: fitted.transform(others.astype(np.float32))
 
 
-def fit_film(steps: Sequence[Points], neighbours: int, seed: int) -> list[Places]:
-    """A UMAP of each of at least two steps, point i tied to point i of the steps around.
+def fit_film(stages: Sequence[Points], neighbours: int, seed: int) -> list[Places]:
+    """A UMAP of each of at least two stages, point i tied to point i of the stages around.
 
     Args:
         neighbours: from 2 to one less than there are points.
     """
     umap = _umap()
-    same = [{i: i for i in range(len(steps[0]))}] * (len(steps) - 1)
+    same = [{i: i for i in range(len(stages[0]))}] * (len(stages) - 1)
     film = umap.AlignedUMAP(n_neighbors=neighbours, random_state=seed, transform_seed=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", CHATTER)  # AlignedUMAP takes no n_jobs
-        film.fit([values.astype(np.float32) for values in steps], relations=same)
+        film.fit([values.astype(np.float32) for values in stages], relations=same)
     return [np.asarray(places) for places in film.embeddings_]
 
 

@@ -2,7 +2,7 @@
 
 A feature is the unit-norm vector of an image or of a class text that a method classifies with.
 Distances are Euclidean; on unit-norm vectors they order neighbours as the cosine does, and range
-over 0 .. 2. All frames have the columns step (0 = the frozen backbone, k = after the k-th task),
+over 0 .. 2. All frames have the columns stage (0 = the frozen backbone, k = after the k-th task),
 after, domain, status ("learned", "current", "unseen", "held-out").
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from vlcl_toolkit.analysis.points import chosen_domains, features, where
+from vlcl_toolkit.analysis.points import chosen_domains, features
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.probes import Probes
 
@@ -22,7 +22,7 @@ def shift_length(probes: Probes, domains: Sequence[str] | None = None) -> pd.Dat
     A domain whose points all move alike (common = length) keeps its inner geometry; points that
     move apart (common much below length) do not.
 
-    Columns: step, after, domain, status; kind ("image", "class": the texts of its classes); length
+    Columns: stage, after, domain, status; kind ("image", "class": the texts of its classes); length
     (mean over points of the distance moved, 0 .. 2); common (length of the mean movement,
     0 .. length).
     """
@@ -30,11 +30,11 @@ def shift_length(probes: Probes, domains: Sequence[str] | None = None) -> pd.Dat
     for domain in chosen_domains(probes, domains):
         for kind in ("image", "class"):
             frozen = features(probes, 0, domain, kind)
-            for step in probes.steps:
-                moved = features(probes, step, domain, kind) - frozen
+            for stage in probes.stages:
+                moved = features(probes, stage, domain, kind) - frozen
                 length = float(np.linalg.norm(moved, axis=1).mean())
                 common = float(np.linalg.norm(moved.mean(axis=0)))
-                place = where(probes, step, domain)
+                place = probes.where(stage, domain)
                 rows.append(place | {"kind": kind, "length": length, "common": common})
     return pd.DataFrame(rows)
 
@@ -45,21 +45,21 @@ def moved_back(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataF
     Where that restores the accuracy, the domain was pushed aside as a whole; where it does not, its
     images were mixed with each other. No labels are needed to undo a common movement.
 
-    Columns: step, after, domain, status; accuracy (percent, as the method answers), moved_back
+    Columns: stage, after, domain, status; accuracy (percent, as the method answers), moved_back
     (percent, with the mean of the image features where the frozen backbone has it).
     """
     rows = []
     for domain in chosen_domains(probes, domains):
         labels = probes.labels(domain)
         home = features(probes, 0, domain, "image").mean(axis=0)
-        for step in probes.steps:
-            images = features(probes, step, domain, "image")
-            texts = features(probes, step, domain, "class")
-            answers = probes.logits(step, domain).argmax(axis=1)
+        for stage in probes.stages:
+            images = features(probes, stage, domain, "image")
+            texts = features(probes, stage, domain, "class")
+            answers = probes.logits(stage, domain).argmax(axis=1)
             at_home = ((images - images.mean(axis=0) + home) @ texts.T).argmax(axis=1)
             shares = {"accuracy": answers == labels, "moved_back": at_home == labels}
             percent = {name: 100 * float(right.mean()) for name, right in shares.items()}
-            rows.append(where(probes, step, domain) | percent)
+            rows.append(probes.where(stage, domain) | percent)
     return pd.DataFrame(rows)
 
 
@@ -70,7 +70,7 @@ def neighbours_kept(
 
     Neighbours are images of the same domain. Turning or shifting a whole domain keeps all.
 
-    Columns: step, after, domain, status; kept (mean over images, 0 .. 1); by_chance (what a random
+    Columns: stage, after, domain, status; kept (mean over images, 0 .. 1); by_chance (what a random
     cloud would keep: k / (n - 1)).
 
     Source: the k-nearest-neighbour gain of Venna et al. 2010 and Lee et al. 2013 compare the same
@@ -82,10 +82,10 @@ def neighbours_kept(
     rows = []
     for domain in chosen_domains(probes, domains):
         frozen = nearest(features(probes, 0, domain, "image"), k, f"domain {domain!r}")
-        for step in probes.steps:
-            now = nearest(features(probes, step, domain, "image"), k, f"domain {domain!r}")
+        for stage in probes.stages:
+            now = nearest(features(probes, stage, domain, "image"), k, f"domain {domain!r}")
             values = {"kept": shared(frozen, now), "by_chance": k / (len(frozen) - 1)}
-            rows.append(where(probes, step, domain) | values)
+            rows.append(probes.where(stage, domain) | values)
     return pd.DataFrame(rows)
 
 
@@ -94,7 +94,7 @@ def class_separation(probes: Probes, domains: Sequence[str] | None = None) -> pd
 
     Where this stays and accuracy falls, the images are still in order and the texts no longer fit.
 
-    Columns: step, after, domain, status; silhouette (mean over images, -1 .. 1: distance to the
+    Columns: stage, after, domain, status; silhouette (mean over images, -1 .. 1: distance to the
     nearest other class against distance inside the own, Rousseeuw 1987; nan with one class, or with
     classes of one image only); nearest_mean (percent of images nearest to the mean of their own
     class, that image left out of the mean; classes of one image are left out).
@@ -106,11 +106,11 @@ def class_separation(probes: Probes, domains: Sequence[str] | None = None) -> pd
     for domain in chosen_domains(probes, domains):
         labels = probes.labels(domain)
         can_separate = 2 <= len(np.unique(labels)) < len(labels)
-        for step in probes.steps:
-            images = features(probes, step, domain, "image")
+        for stage in probes.stages:
+            images = features(probes, stage, domain, "image")
             silhouette = float(silhouette_score(images, labels)) if can_separate else float("nan")
             values = {"silhouette": silhouette, "nearest_mean": nearest_mean(images, labels)}
-            rows.append(where(probes, step, domain) | values)
+            rows.append(probes.where(stage, domain) | values)
     return pd.DataFrame(rows)
 
 

@@ -1,6 +1,6 @@
 """Where in the network a method interferes with what was there before.
 
-Everything is computed from probes (`RunResult.probes`): the frozen backbone is step 0, step k comes
+Everything is computed from probes (`RunResult.probes`): the frozen backbone is stage 0, stage k comes
 after task k. Sources: Kornblith et al. 2019 (CKA); Tang et al., "Mind the Interference", ECCV 2024
 (prepended prompts against a residual branch). The decomposition into sides is this toolkit's own.
 """
@@ -10,17 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from vlcl_toolkit.analysis.points import chosen_stage
 from vlcl_toolkit.probes import Probes
 from vlcl_toolkit.training.results import RunResult
 
 
 def drift_by_block(
-    probes: Probes, *, step: int | None = None, tower: str = "image", position: str = "class"
+    probes: Probes, *, stage: int | None = None, tower: str = "image", position: str = "class"
 ) -> pd.DataFrame:
     """How far every block's activations are from the frozen network's, on the same inputs.
 
     Args:
-        step: None: the last one that there is. tower: "image" or "text".
+        stage: None: the last one that there is. tower: "image" or "text".
         position: "class" (the pooled token) or "rest" (mean over the others).
 
     Returns:
@@ -32,9 +33,9 @@ def drift_by_block(
         UserError: activations were not recorded.
     """
     table = probes.drift()
-    wanted = probes.steps[-1] if step is None else step
+    wanted = chosen_stage(probes, stage)
     rows = table[
-        (table["step"] == wanted) & (table["tower"] == tower) & (table["position"] == position)
+        (table["stage"] == wanted) & (table["tower"] == tower) & (table["position"] == position)
     ].copy()
     before = rows.groupby("domain", sort=False)["relative_norm"].shift(fill_value=0.0)
     rows["increase"] = rows["relative_norm"] - before
@@ -54,26 +55,26 @@ def lost_predictions(probes: Probes) -> pd.DataFrame:
     test with one template where zero-shot has an ensemble move the text side by that, too.
 
     Returns:
-        columns step, after, domain, status, images (n); in percent of them: zero_shot, now,
+        columns stage, after, domain, status, images (n); in percent of them: zero_shot, now,
         image_moved, text_moved (accuracies); lost, and its parts, which sum to it: by_image (the
         image side alone does it, the text side alone does not), by_text, by_either (each alone
         does), by_both (only together).
     """
     rows = []
-    for step in probes.steps:
+    for stage in probes.stages:
         for domain in probes.domains:
             labels = probes.labels(domain)
 
-            def right(image_step: int, text_step: int) -> np.ndarray:
+            def right(image_stage: int, text_stage: int) -> np.ndarray:
                 found = probes.mixed_predictions(
                     domain,  # noqa: B023 (called in this round of the loop)
-                    image_step=image_step,
-                    text_step=text_step,
+                    image_stage=image_stage,
+                    text_stage=text_stage,
                 )
                 return found == labels  # noqa: B023
 
-            zero_shot, now = right(0, 0), right(step, step)
-            image_moved, text_moved = right(step, 0), right(0, step)
+            zero_shot, now = right(0, 0), right(stage, stage)
+            image_moved, text_moved = right(stage, 0), right(0, stage)
             lost = zero_shot & ~now
             shares = {
                 "zero_shot": zero_shot,
@@ -86,25 +87,19 @@ def lost_predictions(probes: Probes) -> pd.DataFrame:
                 "by_either": lost & ~image_moved & ~text_moved,
                 "by_both": lost & image_moved & text_moved,
             }
-            place = {
-                "step": step,
-                "after": probes.after(step),
-                "domain": domain,
-                "status": probes.status(step, domain),
-                "images": len(labels),
-            }
+            place = probes.where(stage, domain) | {"images": len(labels)}
             rows.append(place | {name: 100 * float(flag.mean()) for name, flag in shares.items()})
     return pd.DataFrame(rows)
 
 
-def attention_to_prompts(results: Sequence[RunResult], *, step: int | None = None) -> pd.DataFrame:
+def attention_to_prompts(results: Sequence[RunResult], *, stage: int | None = None) -> pd.DataFrame:
     """Where attention goes: prepended prompts against the residual branch.
 
     The share of prefix tuning is attention that the tokens lose; that of DIKI is what the branch
     adds, relative to CLIP's own attention output, which loses nothing (see `Probes.attention`).
 
     Args:
-        results: runs of methods with prompts. step: None: the last of each.
+        results: runs of methods with prompts. stage: None: the last of each.
 
     Returns:
         columns method, seed, domain, status, tower, block, share.
@@ -115,8 +110,8 @@ def attention_to_prompts(results: Sequence[RunResult], *, step: int | None = Non
     tables = []
     for result in results:
         table = result.probes.attention()
-        rows = table[table["step"] == (table["step"].max() if step is None else step)].copy()
+        rows = table[table["stage"] == (table["stage"].max() if stage is None else stage)].copy()
         rows.insert(0, "seed", result.seed)
         rows.insert(0, "method", result.method)
-        tables.append(rows.drop(columns=["step", "after"]))
+        tables.append(rows.drop(columns=["stage", "after"]))
     return pd.concat(tables, ignore_index=True)

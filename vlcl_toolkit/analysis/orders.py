@@ -83,7 +83,7 @@ def pair_changes(results: Sequence[RunResult]) -> pd.DataFrame:
     The change of B's accuracy from just before A was learned to just after. A run of T tasks gives
     T (T - 1) of them, an interrupted run those of the tasks that it has learned.
 
-    Columns: method, order, seed, step (A was the k-th task), learned (A), affected (B), when
+    Columns: method, order, seed, stage (A was the k-th task), learned (A), affected (B), when
     ("not yet learned": a loss of zero-shot ability; "learned before": forgetting; "held-out": never
     learned), change (points; below 0: A hurt B).
 
@@ -96,14 +96,14 @@ def pair_changes(results: Sequence[RunResult]) -> pd.DataFrame:
         run = {"method": result.method, "order": ",".join(result.order), "seed": result.seed}
         for when, table in (("", result.accuracy), ("held-out", result.held_out)):
             for column, affected in enumerate(table.columns):
-                steps = np.diff(table[affected].to_numpy())
-                for step, change in enumerate(steps):
-                    if (when or column != step) and np.isfinite(change):
-                        relation = "not yet learned" if column > step else "learned before"
-                        pair = {"learned": result.order[step], "affected": affected}
+                changes = np.diff(table[affected].to_numpy())
+                for task, change in enumerate(changes):
+                    if (when or column != task) and np.isfinite(change):
+                        relation = "not yet learned" if column > task else "learned before"
+                        pair = {"learned": result.order[task], "affected": affected}
                         what = {"when": when or relation, "change": float(change)}
-                        rows.append(run | {"step": step + 1} | pair | what)
-    columns = ["method", "order", "seed", "step", "learned", "affected", "when", "change"]
+                        rows.append(run | {"stage": task + 1} | pair | what)
+    columns = ["method", "order", "seed", "stage", "learned", "affected", "when", "change"]
     return pd.DataFrame(rows, columns=columns)
 
 

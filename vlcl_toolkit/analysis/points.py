@@ -1,7 +1,7 @@
-"""What analyses of features and predictions share: which rows, and features that can be used."""
+"""What analyses of probes share: which stage, which domains, and values that can be used."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -11,10 +11,9 @@ from vlcl_toolkit.probes import Probes
 Kind = Literal["image", "class"]
 
 
-def where(probes: Probes, step: int, domain: str) -> dict[str, Any]:
-    """The first columns of a row: step, after (a task or "zero-shot"), domain, status."""
-    status = probes.status(step, domain)
-    return {"step": step, "after": probes.after(step), "domain": domain, "status": status}
+def chosen_stage(probes: Probes, stage: int | None) -> int:
+    """`stage`, or the last one that there is."""
+    return probes.stages[-1] if stage is None else stage
 
 
 def chosen_domains(probes: Probes, domains: Sequence[str] | None) -> list[str]:
@@ -31,17 +30,31 @@ def chosen_domains(probes: Probes, domains: Sequence[str] | None) -> list[str]:
     return names
 
 
-def features(probes: Probes, step: int, domain: str, kind: Kind) -> np.ndarray:
+def features(probes: Probes, stage: int, domain: str, kind: Kind) -> np.ndarray:
     """Features of a domain's images `[n, D]` or class texts `[C, D]`, float64.
 
     Raises:
-        UserError: the step or the probe is not there; the features are not finite.
+        UserError: the stage or the probe is not there; a feature is NaN or Inf.
     """
     read = probes.image_features if kind == "image" else probes.class_features
-    values = read(step, domain).astype(np.float64)
+    values = read(stage, domain).astype(np.float64)
+    return _finite(values, f"the {kind} features of {domain!r} at stage {stage} of {probes.source}")
+
+
+def logits(probes: Probes, stage: int, domain: str) -> np.ndarray:
+    """What a method predicts from, `[n, C]`.
+
+    Raises:
+        UserError: the stage or the probe is not there; a logit is NaN or Inf.
+    """
+    values = probes.logits(stage, domain)
+    return _finite(values, f"the logits of {domain!r} at stage {stage} of {probes.source}")
+
+
+def _finite(values: np.ndarray, what: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise UserError(
-            f"the {kind} features of {domain!r} at step {step} of {probes.source} are not finite; "
-            "the training has diverged; run it again with a smaller learning rate"
+            f"{what} contain NaN or Inf: the training diverged; run it again with a smaller "
+            "learning rate"
         )
     return values

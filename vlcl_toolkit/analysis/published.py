@@ -70,14 +70,14 @@ def cost_table(protocol: str) -> pd.DataFrame:
 
 
 def own_scores(result: RunResult) -> dict[str, float]:
-    """Scores of a run as its protocol defines them: "average" and "last" of the steps if label space is "seen"."""
+    """Scores of a run as its protocol defines them: "average" and "last" over the stages if label space is "seen"."""
     if result.config["label_space"] == "task":
         return {name: result.metrics[name] for name in SCORES}
-    known = _steps(result)
+    known = _stages(result)
     return {"transfer": math.nan, "average": known["average"], "last": known["last"]}
 
 
-def _steps(result: RunResult) -> dict[str, Any]:
+def _stages(result: RunResult) -> dict[str, Any]:
     sizes = [result.config["images"][name][2] for name in result.order]
     return class_incremental_scores(result.accuracy.to_numpy()[1:], sizes)
 
@@ -86,7 +86,7 @@ def beside_published(result: RunResult, entry: Published) -> pd.DataFrame:
     """A run beside a published result, percent.
 
     Columns: (score, "ours"), (score, "published"). Rows: the data sets, where a matrix is published
-    for the order of the run, and "mean"; class-incremental: the steps, where they are published,
+    for the order of the run, and "mean"; class-incremental: the stages, where they are published,
     and "mean" (their last is the score "last").
     """
     ours, theirs = own_scores(result), entry.scores
@@ -105,9 +105,9 @@ def beside_published(result: RunResult, entry: Published) -> pd.DataFrame:
         for name in result.order:
             rows[name] = {("last", "ours"): float(result.accuracy[name].iloc[-1])}
             rows[name][("last", "published")] = entry.zero_shot[name]
-    elif entry.steps is not None and len(entry.steps) == len(result.order):
-        measured = _steps(result)["accuracies"]
-        for name, mine, published in zip(result.order, measured, entry.steps, strict=True):
+    elif entry.stages is not None and len(entry.stages) == len(result.order):
+        measured = _stages(result)["accuracies"]
+        for name, mine, published in zip(result.order, measured, entry.stages, strict=True):
             rows[name] = {("accuracy", "ours"): mine, ("accuracy", "published"): published}
     rows["mean"] = {(s, "ours"): ours[s] for s in SCORES}
     rows["mean"] |= {(s, "published"): theirs[s] for s in SCORES}
@@ -148,7 +148,7 @@ def caveats(result: RunResult, recipe: Recipe) -> list[str]:
     found += _changed_settings(result, recipe)
     found.append(_label_space(config["label_space"]))
     if config["split_id"].startswith("mtil"):
-        found += _division(config["split_id"].split("-")[1], entries)
+        found += _split_text(config["split_id"].split("-")[1], entries)
     if config["decision"] != "sample":
         found.append(
             "test images of a batch decide together to which task they belong (as published)"
@@ -175,18 +175,18 @@ def _changed_settings(result: RunResult, recipe: Recipe) -> list[str]:
 def _label_space(label_space: str) -> str:
     if label_space == "task":
         return "label space 'task': an image is classified among the classes of its own data set"
-    return "label space 'seen': an image is classified among the classes of all steps so far"
+    return "label space 'seen': an image is classified among the classes of all tasks so far"
 
 
-def _division(split: str, entries: list[Published]) -> list[str]:
+def _split_text(split: str, entries: list[Published]) -> list[str]:
     texts = {
-        "zscl": "division 'zscl' (ZSCL, MoE-Adapters): the official parts, 80/20 where there are none; "
+        "zscl": "split 'zscl' (ZSCL, MoE-Adapters): the official parts, 80/20 where there are none; "
         "SUN397's cannot equal the authors' (its file order is not known)",
-        "coop": "division 'coop' (DIKI): CoOp's parts, one template",
+        "coop": "split 'coop' (DIKI): CoOp's parts, one template",
     }
     others = sorted({entry.split for entry in entries if entry.split not in (None, split)})
     mixed = [
-        f"published for division {other!r}: test images differ for 8 of 11 data sets"
+        f"published for split {other!r}: test images differ for 8 of 11 data sets"
         for other in others
         if other != "unclear"
     ]

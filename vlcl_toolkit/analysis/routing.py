@@ -10,14 +10,15 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from vlcl_toolkit.analysis.points import chosen_stage
 from vlcl_toolkit.probes import Probes
 
 
-def expert_use(probes: Probes, *, step: int | None = None, tower: str = "image") -> pd.DataFrame:
+def expert_use(probes: Probes, *, stage: int | None = None, tower: str = "image") -> pd.DataFrame:
     """Share of choices and of gate mass that each expert gets.
 
     Args:
-        step: None: the last one that there is. tower: "image" or "text".
+        stage: None: the last one that there is. tower: "image" or "text".
 
     Returns:
         columns domain, status, block, expert, choices, share, gate_share (both sum to 1 over the
@@ -27,8 +28,8 @@ def expert_use(probes: Probes, *, step: int | None = None, tower: str = "image")
         UserError: the run has no experts, or no probes.
     """
     table = probes.routing()
-    wanted = probes.steps[-1] if step is None else step
-    rows = table[(table["step"] == wanted) & (table["tower"] == tower)].copy()
+    wanted = chosen_stage(probes, stage)
+    rows = table[(table["stage"] == wanted) & (table["tower"] == tower)].copy()
     groups = rows.groupby(["domain", "block"], sort=False)
     rows["share"] = rows["choices"] / groups["choices"].transform("sum")
     rows["gate_share"] = rows["gate_mass"] / groups["gate_mass"].transform("sum")
@@ -37,14 +38,14 @@ def expert_use(probes: Probes, *, step: int | None = None, tower: str = "image")
 
 
 def expert_overlap(
-    probes: Probes, *, step: int | None = None, tower: str = "image"
+    probes: Probes, *, stage: int | None = None, tower: str = "image"
 ) -> pd.DataFrame:
     """How much two domains share experts: sum over experts of the smaller of their shares.
 
     Returns:
         columns domain, other, block, overlap (0 = no expert in common, 1 = the same use).
     """
-    use = expert_use(probes, step=step, tower=tower)
+    use = expert_use(probes, stage=stage, tower=tower)
     tables = use.pivot(index="expert", columns=["domain", "block"], values="share")
     rows = []
     for block in sorted(use["block"].unique()):
@@ -56,7 +57,7 @@ def expert_overlap(
 
 
 def freezing_protects(
-    probes: Probes, *, step: int | None = None, tower: str = "image"
+    probes: Probes, *, stage: int | None = None, tower: str = "image"
 ) -> pd.DataFrame:
     """What later tasks did to the experts that a learned task relies on.
 
@@ -65,11 +66,11 @@ def freezing_protects(
         task's test-time choices that fall on experts whose weights moved after it was learned), and
         protected (1 - changed). The task learned last is protected by being the last.
     """
-    wanted = probes.steps[-1] if step is None else step
-    use = expert_use(probes, step=wanted, tower=tower)
+    wanted = chosen_stage(probes, stage)
+    use = expert_use(probes, stage=wanted, tower=tower)
     rows = []
     for number, domain in enumerate(probes.order[:wanted], start=1):
-        later = [s for s in probes.steps if number < s <= wanted]
+        later = [s for s in probes.stages if number < s <= wanted]
         moved = [probes.array(s, f"expert_change/{tower}") > 0 for s in later]
         own = use[use["domain"] == domain]
         for block, choices in own.groupby("block"):

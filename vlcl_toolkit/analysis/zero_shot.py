@@ -41,10 +41,10 @@ def forgotten_zero_shot(result: RunResult) -> pd.DataFrame:
 def unseen_accuracy(result: RunResult) -> pd.DataFrame:
     """Accuracy of each domain that the method has never trained on, after each task.
 
-    Tasks of the stream appear until just before they are learned, held-out ones to the end; steps
+    Tasks of the stream appear until just before they are learned, held-out ones to the end; stages
     that an interrupted run has not reached are left out.
 
-    Columns: step (0 = the frozen backbone), after (a task or "zero-shot"), domain, status ("unseen",
+    Columns: stage (0 = the frozen backbone), after (a task or "zero-shot"), domain, status ("unseen",
     "held-out"), accuracy (percent), change (points against the frozen backbone).
     """
     after = ["zero-shot", *result.order]
@@ -52,10 +52,15 @@ def unseen_accuracy(result: RunResult) -> pd.DataFrame:
     for status, table in (("unseen", result.accuracy), ("held-out", result.held_out)):
         for column, domain in enumerate(table.columns):
             values = table[domain].to_numpy()
-            steps = column + 1 if status == "unseen" else len(values)
-            for step, value in enumerate(values[:steps]):
+            stages = column + 1 if status == "unseen" else len(values)
+            for stage, value in enumerate(values[:stages]):
                 if np.isfinite(value):
-                    place = {"step": step, "after": after[step], "domain": domain, "status": status}
+                    place = {
+                        "stage": stage,
+                        "after": after[stage],
+                        "domain": domain,
+                        "status": status,
+                    }
                     rows.append(place | {"accuracy": value, "change": value - values[0]})
-    columns = ["step", "after", "domain", "status", "accuracy", "change"]
+    columns = ["stage", "after", "domain", "status", "accuracy", "change"]
     return pd.DataFrame(rows, columns=columns)

@@ -170,9 +170,9 @@ def _routes(runs: list[RunResult]) -> bytes:
 def _feature_map(run: RunResult) -> bytes:
     positions: pd.DataFrame = analysis.feature_map(run.probes, domains=MAPPED)
     quality = analysis.map_quality(run.probes, positions)
-    steps = (0, len(run.order))
-    figure, axes = plotting.new_figure(1, len(steps), width=14, height=5.4)
-    for step, ax in zip(steps, axes, strict=True):
-        plotting.feature_map(positions, ax, step=step, quality=quality, trails=True)
+    stages = (0, len(run.order))
+    figure, axes = plotting.new_figure(1, len(stages), width=14, height=5.4)
+    for stage, ax in zip(stages, axes, strict=True):
+        plotting.feature_map(positions, ax, stage=stage, quality=quality, trails=True)
     axes[0].get_legend().remove()
     return plotting.to_png(figure)

@@ -25,8 +25,8 @@ class Published:
         source: where the numbers stand. `verified`: read or recomputed from a repository of the
             method's authors; False: quoted by others, as the source says.
         scores: "transfer", "average", "last"; nan where not published.
-        label_space: "task" or "seen". `split`: "zscl", "coop", "unclear"; None: has no divisions.
-        steps: class-incremental, accuracy over the classes seen so far after each step.
+        label_space: "task" or "seen". `split`: "zscl", "coop", "unclear"; None: the benchmark has one.
+        stages: class-incremental, accuracy over the classes seen so far after each task.
         cost: "gpu_hours", "peak_gpu_gb", "trained_parameters", "source"; empty where not published.
     """
 
@@ -40,7 +40,7 @@ class Published:
     scores: dict[str, float]
     matrix: list[list[float]] | None = None
     zero_shot: dict[str, float] | None = None
-    steps: list[float] | None = None
+    stages: list[float] | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -82,4 +82,4 @@ def published_results() -> tuple[Published, ...]:
 def published_for(protocol: str, method: str) -> list[Published]:
     """The published results of a recipe, those with most detail and verified first."""
     fitting = [p for p in published_results() if (p.protocol, p.method) == (protocol, method)]
-    return sorted(fitting, key=lambda p: (not (p.matrix or p.steps), not p.verified))
+    return sorted(fitting, key=lambda p: (not (p.matrix or p.stages), not p.verified))

@@ -13,7 +13,7 @@ from vlcl_toolkit.plotting.comparison import (
     trade_off,
     weight_path_curves,
 )
-from vlcl_toolkit.plotting.feature_shift import curves_by_step, feature_map
+from vlcl_toolkit.plotting.feature_shift import curves_by_stage, feature_map
 from vlcl_toolkit.plotting.images import (
     class_probabilities,
     domain_examples,
@@ -64,7 +64,7 @@ __all__ = [
     "calibration_strips",
     "class_probabilities",
     "confusion_change",
-    "curves_by_step",
+    "curves_by_stage",
     "decision_matrix",
     "difference_cells",
     "domain_colour",

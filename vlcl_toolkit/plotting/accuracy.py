@@ -102,14 +102,14 @@ def unseen_accuracy(
         )
         if np.isfinite(curve[0]):
             labelled[name] = float(curve[0])
-    steps = len(accuracy) - 1
-    _label_left(ax, labelled, steps)
-    ax.set_xlim(-0.26 * steps, steps * 1.02)
+    stages = len(accuracy) - 1
+    _label_left(ax, labelled, stages)
+    ax.set_xlim(-0.26 * stages, stages * 1.02)
     top = max((np.nanmax(c) for c in curves.values() if np.isfinite(c).any()), default=90.0)
     ax.set_ylim(0, min(100.0, 10 * np.ceil(top / 10 + 0.8)))
     crowded = sum(map(len, accuracy.columns)) > 45
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
-    ax.set_xticks(range(steps + 1), ["frozen", *accuracy.columns], fontsize=11, **turned)
+    ax.set_xticks(range(stages + 1), ["frozen", *accuracy.columns], fontsize=11, **turned)
     dashed = "" if held_out is None or held_out.empty else " (dashed: never learned)"
     label = "accuracy before learning\n(percent, higher is better)"
     return finish(ax, xlabel=f"learned last{dashed}", ylabel=label, grid="y")
@@ -195,14 +195,14 @@ def _cells(frame: pd.DataFrame, ax: Axes, left: float, kept: np.ndarray) -> dict
     return centres
 
 
-def _label_left(ax: Axes, starts: dict[str, float], steps: int, gap: float = 7.0) -> None:
+def _label_left(ax: Axes, starts: dict[str, float], stages: int, gap: float = 7.0) -> None:
     """Name curves at their first point, pushed apart, a thin line from each name to its point."""
     order = sorted(starts, key=lambda name: starts[name])
     places = _spread([starts[name] for name in order], gap)
     for name, place in zip(order, places, strict=True):
-        line = [-0.05 * steps, -0.01 * steps]
+        line = [-0.05 * stages, -0.01 * stages]
         ax.plot(line, [place, starts[name]], color=domain_colour(name), lw=1)
-        ax.text(-0.06 * steps, place, name, ha="right", va="center")
+        ax.text(-0.06 * stages, place, name, ha="right", va="center")
 
 
 def _spread(values: Sequence[float], gap: float) -> list[float]:

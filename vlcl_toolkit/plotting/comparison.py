@@ -138,21 +138,21 @@ _LINES = {"learned": "-", "unseen": "--", "held-out": ":"}
 
 
 @in_style
-def weight_path_curves(path: pd.DataFrame, ax: Axes, *, share: float | int | None = None) -> Axes:
+def weight_path_curves(path: pd.DataFrame, ax: Axes, *, alpha: float | int | None = None) -> Axes:
     """One line per task: solid if it was learned, dashed if not, dotted if held out.
 
     Args:
-        path: columns share, task, status, accuracy (see `weight_path`).
-        share: a position on the line to mark.
+        path: columns alpha, domain, status, accuracy (of `analysis.weight_path`).
+        alpha: a position on the line to mark.
     """
-    for (task, status), rows in path.groupby(["task", "status"], sort=False):
+    for (domain, status), rows in path.groupby(["domain", "status"], sort=False):
         look: dict[str, Any] = {
-            "color": domain_colour(task),
-            "marker": domain_marker(task),
+            "color": domain_colour(domain),
+            "marker": domain_marker(domain),
             "ls": _LINES[status],
         }
-        ax.plot(rows["share"], rows["accuracy"], label=f"{task} ({status})", **look)
-    if share is not None:
-        ax.axvline(share, color="#222222", lw=1, ls=":")
+        ax.plot(rows["alpha"], rows["accuracy"], label=f"{domain} ({status})", **look)
+    if alpha is not None:
+        ax.axvline(alpha, color="#222222", lw=1, ls=":")
     label = "alpha, the weight of the trained model (0: frozen CLIP, 1: end of the run)"
     return finish(ax, xlabel=label, ylabel=PERCENT, grid="y", legend=True)

@@ -11,7 +11,7 @@ from matplotlib.transforms import Affine2D, Bbox
 
 from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, domain_marker, finish, in_style
 
-# What can be drawn over the steps, with its unit and direction.
+# What can be drawn over the stages, with its unit and direction.
 MEASURES = {
     "length": "distance moved\n(0 = stayed, of 2 at most)",
     "common": "common movement\n(0 = stayed, of 2 at most)",
@@ -32,16 +32,16 @@ def feature_map(
     positions: pd.DataFrame,
     ax: Axes,
     *,
-    step: int,
+    stage: int,
     domain: str | None = None,
     quality: pd.DataFrame | None = None,
     trails: bool = False,
 ) -> Axes:
-    """One step of a map: a dot per image, a large marker per class text, limits the same at every step.
+    """One stage of a map: a dot per image, a large marker per class text, limits the same at every stage.
 
     Args:
-        positions: of `analysis.feature_map` or `analysis.feature_film`, all steps.
-        step: the one to show.
+        positions: of `analysis.feature_map` or `analysis.feature_film`, all stages.
+        stage: the one to show.
         domain: show where this domain is, coloured by class and with its class texts named; what
             else lies there is grey. By default all domains, each in its colour.
         quality: of `analysis.map_quality`; its numbers are written below the map.
@@ -49,7 +49,7 @@ def feature_map(
             Only for PCA: on a UMAP the middle of several islands is no place.
     """
     names = list(dict.fromkeys(positions["domain"]))
-    now = positions[positions["step"] == step]
+    now = positions[positions["stage"] == stage]
     for name in names:
         points = now[now["domain"] == name]
         images, texts = (points[points["kind"] == kind] for kind in ("image", "class"))
@@ -58,9 +58,9 @@ def feature_map(
             _anchors(ax, texts, name, by_class=domain is not None)
         else:
             ax.scatter(images["x"], images["y"], s=10, color="#dcdcdc", lw=0, zorder=1)
-    if trails and step:
+    if trails and stage:
         for name in names if domain is None else [domain]:
-            _trail(ax, positions, name, step)
+            _trail(ax, positions, name, stage)
     shown = positions if domain is None else positions[positions["domain"] == domain]
     for axis in ("x", "y"):
         low, high = shown[axis].min(), shown[axis].max()
@@ -73,24 +73,24 @@ def feature_map(
     ax.spines[:].set_visible(True)
     ax.spines[:].set_color("#dddddd")
     after = str(now["after"].iloc[0])
-    ax.set_title("frozen backbone" if step == 0 else f"after {after}")
+    ax.set_title("frozen backbone" if stage == 0 else f"after {after}")
     if quality is not None:
-        ax.set_xlabel(_quality(quality, step), fontsize=10, color=INK)
+        ax.set_xlabel(_quality(quality, stage), fontsize=10, color=INK)
     if domain is None:
         finish(ax, legend=True, handletextpad=0.2, markerscale=1.6)
     return ax
 
 
 @in_style
-def curves_by_step(
+def curves_by_stage(
     frame: pd.DataFrame, ax: Axes, *, value: str, chance: float | int | None = None
 ) -> Axes:
-    """A number over the steps, a line per domain: thin until it is learned, thick from then on.
+    """A number over the stages, a line per domain: thin until it is learned, thick from then on.
 
     Held-out domains are dashed.
 
     Args:
-        frame: columns step, after, domain, status and `value`; of `shift_length` (one kind),
+        frame: columns stage, after, domain, status and `value`; of `shift_length` (one kind),
             `neighbours_kept`, `class_separation`, `flips` or `unseen_accuracy`.
         value: column to draw.
         chance: what chance gives, as a dotted line.
@@ -100,23 +100,25 @@ def curves_by_step(
         domain = str(name)
         held_out = (points["status"] == "held-out").all()
         look: dict[str, Any] = {"color": domain_colour(domain), "ls": "--" if held_out else "-"}
-        steps, values = points["step"].to_numpy(), points[value].to_numpy(float)
-        ax.plot(steps, values, lw=1.2, marker=domain_marker(domain), ms=5, clip_on=False, **look)
+        stages, values = points["stage"].to_numpy(), points[value].to_numpy(float)
+        ax.plot(stages, values, lw=1.2, marker=domain_marker(domain), ms=5, clip_on=False, **look)
         trained = points["status"].isin(["learned", "current"]).to_numpy()
         if trained.any():
-            ax.plot(steps[trained], values[trained], lw=3.2, clip_on=False, **look)
+            ax.plot(stages[trained], values[trained], lw=3.2, clip_on=False, **look)
         known = np.isfinite(values).nonzero()[0]
         if len(known):
-            ends[domain] = (float(steps[known[-1]]), float(values[known[-1]]))
+            ends[domain] = (float(stages[known[-1]]), float(values[known[-1]]))
     if chance is not None:
         ax.axhline(chance, color=QUIET, ls=":", lw=1.5)
         ax.text(0, chance, " by chance", va="bottom", fontsize=10, color=QUIET)
     _name_ends(ax, ends)
-    labels = frame.drop_duplicates("step").sort_values("step")
-    names = ["frozen" if step == 0 else after for step, after in labels[["step", "after"]].values]
+    labels = frame.drop_duplicates("stage").sort_values("stage")
+    names = [
+        "frozen" if stage == 0 else after for stage, after in labels[["stage", "after"]].values
+    ]
     crowded = sum(map(len, names)) > 34
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
-    ax.set_xticks(labels["step"], names, fontsize=11, **turned)
+    ax.set_xticks(labels["stage"], names, fontsize=11, **turned)
     ax.set_xlabel("learned last (thick: learned already; dashed: never learned)", fontsize=10)
     return finish(ax, ylabel=MEASURES.get(value, value), grid="y")
 
@@ -140,9 +142,9 @@ def _anchors(ax: Axes, texts: pd.DataFrame, name: str, *, by_class: bool) -> Non
         ax.plot(text.x, text.y, "*", color=colour, mec=INK, mew=0.8, ms=size, zorder=4)
 
 
-def _trail(ax: Axes, positions: pd.DataFrame, name: str, step: int) -> None:
+def _trail(ax: Axes, positions: pd.DataFrame, name: str, stage: int) -> None:
     images = positions[(positions["domain"] == name) & (positions["kind"] == "image")]
-    middle = images[images["step"] <= step].groupby("step")[["x", "y"]].mean()
+    middle = images[images["stage"] <= stage].groupby("stage")[["x", "y"]].mean()
     ax.plot(middle["x"], middle["y"], color="white", lw=4.5, zorder=3, solid_capstyle="round")
     ax.plot(middle["x"], middle["y"], color=domain_colour(name), lw=2, zorder=3)
     ax.plot(*middle.iloc[0], "o", color="white", mec=domain_colour(name), mew=2, ms=6, zorder=3)
@@ -166,8 +168,8 @@ _CLASSES = (
 )
 
 
-def _quality(quality: pd.DataFrame, step: int) -> str:
-    row = quality[quality["step"] == step].iloc[0]
+def _quality(quality: pd.DataFrame, stage: int) -> str:
+    row = quality[quality["stage"] == stage].iloc[0]
     lines = [
         f"trustworthiness {row['trustworthiness']:.2f}",
         f"neighbours kept {row['kept']:.2f} (by chance {row['by_chance']:.2f})",
@@ -184,14 +186,14 @@ def _name_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
     low, high = ax.get_ylim()
     ax.set_ylim(low, high)  # names do not move the limits
     order = sorted(ends, key=lambda name: ends[name][1])
-    right = max((step for step, _ in ends.values()), default=1.0)
+    right = max((stage for stage, _ in ends.values()), default=1.0)
     gap, floor = 0.075 * (high - low), -np.inf
     for name in order:
-        step, value = ends[name]
+        stage, value = ends[name]
         height = max(value, floor)
         floor = height + gap
         colour = domain_colour(name)
-        ax.plot([step, right * 1.03], [value, height], color=colour, lw=0.8, clip_on=False)
+        ax.plot([stage, right * 1.03], [value, height], color=colour, lw=0.8, clip_on=False)
         ax.text(right * 1.05, height, name, va="center", fontsize=11)
 
 

@@ -75,14 +75,14 @@ def drift_heat(drift: pd.DataFrame, ax: Axes, *, measure: str = "relative_norm")
 
 
 @in_style
-def lost_prediction_bars(lost: pd.DataFrame, ax: Axes, *, step: int | None = None) -> Axes:
+def lost_prediction_bars(lost: pd.DataFrame, ax: Axes, *, stage: int | None = None) -> Axes:
     """What zero-shot knew and the method lost, per domain, by the side that moved.
 
     Args:
         lost: of `lost_predictions`.
-        step: None: the last one.
+        stage: None: the last one.
     """
-    rows = lost[lost["step"] == (lost["step"].max() if step is None else step)]
+    rows = lost[lost["stage"] == (lost["stage"].max() if stage is None else stage)]
     left = np.zeros(len(rows))
     places = np.arange(len(rows))
     for part, (colour, label) in _PARTS.items():

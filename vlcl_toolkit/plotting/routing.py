@@ -79,7 +79,7 @@ def batch_mix_curves(mix: pd.DataFrame, ax: Axes, *, domain: str) -> Axes:
     for decision, rows in mix.groupby("decision", sort=False):
         together = decision == "batch"
         ax.plot(
-            rows["share"],
+            rows["mix"],
             rows["accuracy"],
             color=domain_colour(domain) if together else INK,
             ls="-" if together else "--",

@@ -14,7 +14,7 @@ class ProbeConfig(Settings):
     """What probes record after every task."""
 
     images_per_domain: Count = 100
-    """Test images of each domain, the same ones at every step and in every run."""
+    """Test images of each domain, the same ones at every stage and in every run."""
     activations: bool = True
     """How far the activations of every block drifted."""
     route_logits: bool = True

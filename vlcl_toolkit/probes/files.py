@@ -1,7 +1,7 @@
 """The files of probes, and the names of what is in them.
 
-A step is a flat mapping of names to arrays, one file `probes/step_<k>.npz`; step 0 is the frozen
-backbone, step k comes after the k-th task. D is the dimension of the joint space, L the blocks of a
+A stage is a flat mapping of names to arrays, one file `probes/step_<k>.npz`; stage 0 is the frozen
+backbone, stage k comes after the k-th task. D is the dimension of the joint space, L the blocks of a
 tower, E its experts, R the routes of a method (a task's router or prompts; the last is the frozen
 network), S the scores it chooses a route by.
 
@@ -15,7 +15,7 @@ network), S the scores it chooses a route by.
                                                 relative_norm, cosine, cka
     attention/<tower>/<domain>        [L]       share that prompts take, nan: block without prompts
     choices, gate_mass/<tower>/<domain>  [L, E] rows that chose an expert; sum of its gates
-    expert_change/<tower>             [L, E]    L2 distance to the step before
+    expert_change/<tower>             [L, E]    L2 distance to the stage before
     parameters/<tower>                [L+2, 2]  embedding, blocks, head; from_frozen, from_previous
     routes, score_names               [R], [S]  names
     route/<domain>                    [n]       index of the route taken
@@ -40,34 +40,34 @@ COMMAND = "vlcl run --probes"
 Arrays = Mapping[str, np.ndarray]
 
 
-def step_path(folder: Path, step: int) -> Path:
-    """File of a step in a run's folder."""
-    return folder / "probes" / f"step_{step:02d}.npz"
+def stage_path(folder: Path, stage: int) -> Path:
+    """File of a stage in a run's folder."""
+    return folder / "probes" / f"step_{stage:02d}.npz"
 
 
-def step_files(folder: Path) -> dict[int, Callable[[], Arrays]]:
-    """The steps that a run's folder has, each with a function that reads it."""
+def stage_files(folder: Path) -> dict[int, Callable[[], Arrays]]:
+    """The stages that a run's folder has, each with a function that reads it."""
     return {
-        int(path.stem.removeprefix("step_")): partial(read_step, path)
+        int(path.stem.removeprefix("step_")): partial(read_stage, path)
         for path in sorted(folder.glob("probes/step_*.npz"))
     }
 
 
-def write_step(folder: Path, step: int, arrays: Arrays) -> None:
-    """Write a step so that a crash leaves the whole file or none.
+def write_stage(folder: Path, stage: int, arrays: Arrays) -> None:
+    """Write a stage so that a crash leaves the whole file or none.
 
     Raises:
         UserError: the disk is full, the place is read-only.
     """
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    path = step_path(folder, step)
+    path = stage_path(folder, stage)
     make_folder(path.parent)
     write_atomic(path, buffer.getvalue())
 
 
-def read_step(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a step.
+def read_stage(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a stage.
 
     Raises:
         UserError: the file is damaged.

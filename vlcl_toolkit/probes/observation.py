@@ -1,12 +1,12 @@
-"""What one domain looks like to a method at one step: one forward pass per image and route.
+"""What one domain looks like to a method at one stage: one forward pass per image and route.
 
 1. The method says which route every image takes (observable.py).
 2. Images go through their own routes while taps collect activations, and watchers hear of prompts
    and experts; then through all other routes, for logits alone.
 3. Class prompts go through the route that most images take, with taps and watchers, and through
    all routes for logits. Where the strength of prompts differs from image to image, so do the texts.
-4. An image whose route, strength and prompts are those of the step before keeps its logits; they
-   are read from that step's file, so that a resumed run keeps the same ones.
+4. An image whose route, strength and prompts are those of the stage before keeps its logits; they
+   are read from that stage's file, so that a resumed run keeps the same ones.
 """
 
 from dataclasses import dataclass, field
@@ -98,7 +98,7 @@ def observe(
 
     Args:
         blocks: number of blocks by tower.
-        frozen: arrays of step 0, None while they are made. previous: of the step before.
+        frozen: arrays of stage 0, None while they are made. previous: of the stage before.
         all_routes: record logits under routes that images do not take, too.
     """
     name = task.name

@@ -1,6 +1,6 @@
 """Reading probes: what a run recorded about its network after every task.
 
-The arrays of a step and their names are in files.py.
+The arrays of a stage and their names are in files.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vlcl_toolkit.errors import UserError, unknown_name
-from vlcl_toolkit.probes.files import Arrays, missing_probe, step_files
+from vlcl_toolkit.probes.files import Arrays, missing_probe, stage_files
 
 TOWERS = ("image", "text")
 POSITIONS = ("class", "rest")
@@ -19,12 +19,12 @@ MEASURES = ("relative_norm", "cosine", "cka")
 
 
 class Probes:
-    """What was recorded at every step that there is.
+    """What was recorded at every stage that there is.
 
     Build it from plain arrays to analyse what did not come from a run of this toolkit.
 
     Args:
-        steps: step number -> its arrays, or a function that reads them when first needed.
+        stages: stage number -> its arrays, or a function that reads them when first needed.
         order: task names as learned.
         held_out: names of the domains that are never learned.
         class_names: by domain.
@@ -36,7 +36,7 @@ class Probes:
 
     def __init__(
         self,
-        steps: Mapping[int, Arrays | Callable[[], Arrays]],
+        stages: Mapping[int, Arrays | Callable[[], Arrays]],
         order: Sequence[str],
         held_out: Sequence[str] = (),
         class_names: Mapping[str, Sequence[str]] | None = None,
@@ -44,11 +44,11 @@ class Probes:
         source: str = "these probes",
         method: str = "",
     ):
-        self._steps = dict(steps)
+        self._stages = dict(stages)
         self.order, self.held_out = list(order), list(held_out)
         self._class_names = {name: list(words) for name, words in (class_names or {}).items()}
         self.source, self.method = source, method
-        if not self._steps:
+        if not self._stages:
             raise missing_probe("every probe", source, method)
 
     @classmethod
@@ -62,7 +62,7 @@ class Probes:
             UserError: the run was made without probes.
         """
         return cls(
-            step_files(Path(folder)),
+            stage_files(Path(folder)),
             config["order"],
             config["held_out"],
             config["class_names"],
@@ -71,30 +71,35 @@ class Probes:
         )
 
     def __repr__(self) -> str:
-        return f"Probes({self.source}: steps {self.steps[0]} to {self.steps[-1]})"
+        return f"Probes({self.source}: stages {self.stages[0]} to {self.stages[-1]})"
 
     # What there is.
 
     @property
-    def steps(self) -> list[int]:
-        """The steps that are there; an interrupted run has fewer."""
-        return sorted(self._steps)
+    def stages(self) -> list[int]:
+        """The stages that are there; an interrupted run has fewer."""
+        return sorted(self._stages)
 
     @property
     def domains(self) -> list[str]:
         """Tasks in the order learned, then the domains that are never learned."""
         return [*self.order, *self.held_out]
 
-    def after(self, step: int) -> str:
-        """The task that step `step` comes after, "zero-shot" for 0."""
-        return self.order[step - 1] if step else "zero-shot"
+    def after(self, stage: int) -> str:
+        """The task that stage `stage` comes after, "zero-shot" for 0."""
+        return self.order[stage - 1] if stage else "zero-shot"
 
-    def status(self, step: int, domain: str) -> str:
-        """What a domain is at a step: "learned", "current", "unseen" or "held-out"."""
+    def status(self, stage: int, domain: str) -> str:
+        """What a domain is at a stage: "learned", "current", "unseen" or "held-out"."""
         if domain in self.held_out:
             return "held-out"
         learned = self.order.index(domain) + 1
-        return "current" if learned == step else "learned" if learned < step else "unseen"
+        return "current" if learned == stage else "learned" if learned < stage else "unseen"
+
+    def where(self, stage: int, domain: str) -> dict[str, Any]:
+        """The first columns of a row: stage, after, domain, status."""
+        status = self.status(stage, domain)
+        return {"stage": stage, "after": self.after(stage), "domain": domain, "status": status}
 
     def class_names(self, domain: str) -> list[str]:
         """Words of the classes; label `i` means the i-th."""
@@ -102,62 +107,65 @@ class Probes:
         return self._class_names.get(domain, [])
 
     def has(self, name: str) -> bool:
-        """Whether the last step has an array, or arrays below that prefix ("attention")."""
-        return any(key == name or key.startswith(f"{name}/") for key in self._of(self.steps[-1]))
+        """Whether the last stage has an array, or arrays below that prefix ("attention")."""
+        return any(key == name or key.startswith(f"{name}/") for key in self._of(self.stages[-1]))
 
-    def array(self, step: int, name: str) -> np.ndarray:
+    def array(self, stage: int, name: str) -> np.ndarray:
         """One recorded array, by its name (files.py).
 
         Raises:
-            UserError: the step or the probe is not there.
+            UserError: the stage or the probe is not there.
         """
-        arrays = self._of(step)
+        arrays = self._of(stage)
         if name not in arrays:
-            raise missing_probe(f"the probe {name!r}", f"step {step} of {self.source}", self.method)
+            raise missing_probe(
+                f"the probe {name!r}", f"stage {stage} of {self.source}", self.method
+            )
         return np.asarray(arrays[name])
 
     # Features and predictions.
 
     def labels(self, domain: str) -> np.ndarray:
         """True classes of the probe images, int `[n]`."""
-        return self._per_domain(self.steps[0], "labels", domain).astype(np.int64)
+        return self._per_domain(self.stages[0], "labels", domain).astype(np.int64)
 
-    def image_features(self, step: int, domain: str) -> np.ndarray:
+    def image_features(self, stage: int, domain: str) -> np.ndarray:
         """Unit-norm float32 `[n, D]`."""
-        return self._per_domain(step, "image_features", domain).astype(np.float32)
+        return self._per_domain(stage, "image_features", domain).astype(np.float32)
 
-    def class_features(self, step: int, domain: str) -> np.ndarray:
+    def class_features(self, stage: int, domain: str) -> np.ndarray:
         """Unit-norm float32 `[C, D]`."""
-        return self._per_domain(step, "class_features", domain).astype(np.float32)
+        return self._per_domain(stage, "class_features", domain).astype(np.float32)
 
-    def logits(self, step: int, domain: str) -> np.ndarray:
+    def logits(self, stage: int, domain: str) -> np.ndarray:
         """Float32 `[n, C]`."""
-        return self._per_domain(step, "logits", domain).astype(np.float32)
+        return self._per_domain(stage, "logits", domain).astype(np.float32)
 
-    def mixed_predictions(self, domain: str, *, image_step: int, text_step: int) -> np.ndarray:
-        """Predicted classes, int `[n]`, of images of one step against classes of another.
+    def mixed_predictions(self, domain: str, *, image_stage: int, text_stage: int) -> np.ndarray:
+        """Predicted classes, int `[n]`, of images of one stage against classes of another.
 
         Raises:
-            UserError: the steps differ and neither is 0 (frozen), or one is not there.
+            UserError: the stages differ and neither is 0 (frozen), or one is not there.
         """
-        if image_step == text_step:
-            return self.logits(image_step, domain).argmax(axis=1)
-        if image_step and text_step:
+        if image_stage == text_stage:
+            return self.logits(image_stage, domain).argmax(axis=1)
+        if image_stage and text_stage:
             raise UserError(
-                f"towers are mixed with the frozen ones, step 0; found {image_step} and {text_step}"
+                "one of image_stage and text_stage must be 0 (the frozen CLIP); "
+                f"found {image_stage} and {text_stage}"
             )
         name = f"frozen_image_logits/{domain}"
-        if image_step == 0 and name in self._of(text_step):
-            return self.array(text_step, name).argmax(axis=1)
-        images = self.image_features(image_step, domain).astype(np.float64)
-        return (images @ self.class_features(text_step, domain).T).argmax(axis=1)
+        if image_stage == 0 and name in self._of(text_stage):
+            return self.array(text_stage, name).argmax(axis=1)
+        images = self.image_features(image_stage, domain).astype(np.float64)
+        return (images @ self.class_features(text_stage, domain).T).argmax(axis=1)
 
     # Inside the network, as tidy frames.
 
     def drift(self) -> pd.DataFrame:
         """How far activations moved from the frozen network's, on the same inputs.
 
-        Columns: step, after, domain, status, tower, block (0 = embedding, k = after block k), position
+        Columns: stage, after, domain, status, tower, block (0 = embedding, k = after block k), position
         ("class": the token that is pooled; "rest": mean over the other tokens), relative_norm (length
         of the change / length before, mean over inputs, >= 0), cosine (mean, -1 .. 1), cka (linear CKA
         over the inputs of the domain, 0 .. 1, 1 = the same geometry; nan where they do not vary).
@@ -167,91 +175,91 @@ class Probes:
         Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
         """
         rows = []
-        for step, tower, domain, values in self._each("drift"):
+        for stage, tower, domain, values in self._each("drift"):
             for block, position in np.ndindex(*values.shape[:2]):
                 place = {"tower": tower, "block": block, "position": POSITIONS[position]}
                 measured = dict(zip(MEASURES, values[block, position].tolist(), strict=True))
-                rows.append(self._where(step, domain) | place | measured)
+                rows.append(self.where(stage, domain) | place | measured)
         return self._frame("drift", rows)
 
     def attention(self) -> pd.DataFrame:
-        """What prompts take: columns step, after, domain, status, tower, block (from 1), share.
+        """What prompts take: columns stage, after, domain, status, tower, block (from 1), share.
 
         Prefix tuning: the mean share of attention that goes to prompts, in [0, 1]; it is lost for the
         tokens. DIKI: length of what the residual branch adds over length of CLIP's own attention
         output, >= 0; that attention itself loses nothing.
         """
         rows = []
-        for step, tower, domain, values in self._each("attention"):
+        for stage, tower, domain, values in self._each("attention"):
             for block, share in enumerate(values.tolist(), start=1):
                 if not np.isnan(share):
                     place = {"tower": tower, "block": block, "share": share}
-                    rows.append(self._where(step, domain) | place)
+                    rows.append(self.where(stage, domain) | place)
         return self._frame("attention", rows)
 
     def routing(self) -> pd.DataFrame:
         """Which experts work.
 
-        Columns: step, after, domain, status, tower, block (from 1), expert (from 0), choices (inputs of
+        Columns: stage, after, domain, status, tower, block (from 1), expert (from 0), choices (inputs of
         the domain that chose it), gate_mass (sum of its gates over them). Inputs of the frozen route
         choose no expert.
         """
         rows = []
-        for step, tower, domain, choices in self._each("choices"):
-            gates = self.array(step, f"gate_mass/{tower}/{domain}")
+        for stage, tower, domain, choices in self._each("choices"):
+            gates = self.array(stage, f"gate_mass/{tower}/{domain}")
             for block, expert in np.ndindex(*choices.shape):
                 place = {"tower": tower, "block": block + 1, "expert": expert}
                 use = {
                     "choices": int(choices[block, expert]),
                     "gate_mass": float(gates[block, expert]),
                 }
-                rows.append(self._where(step, domain) | place | use)
+                rows.append(self.where(stage, domain) | place | use)
         return self._frame("choices", rows)
 
     def parameter_distance(self) -> pd.DataFrame:
         """L2 distance of what a method changes; what it adds counts from zero.
 
-        Columns: step, after, tower, block (0 = embedding, 1 .. L, L + 1 = head), from_frozen,
+        Columns: stage, after, tower, block (0 = embedding, 1 .. L, L + 1 = head), from_frozen,
         from_previous.
         """
         rows = []
-        for step in self.steps:
+        for stage in self.stages:
             for tower in TOWERS:
                 name = f"parameters/{tower}"
-                if name not in self.names(step):
+                if name not in self.names(stage):
                     continue
-                for block, (frozen, previous) in enumerate(self.array(step, name).tolist()):
+                for block, (frozen, previous) in enumerate(self.array(stage, name).tolist()):
                     place = {
-                        "step": step,
-                        "after": self.after(step),
+                        "stage": stage,
+                        "after": self.after(stage),
                         "tower": tower,
                         "block": block,
                     }
                     rows.append(place | {"from_frozen": frozen, "from_previous": previous})
         return self._frame("parameters", rows)
 
-    def names(self, step: int) -> list[str]:
-        """Names of the arrays that a step has."""
-        return sorted(self._of(step))
+    def names(self, stage: int) -> list[str]:
+        """Names of the arrays that a stage has."""
+        return sorted(self._of(stage))
 
     # Routes.
 
-    def routes(self, step: int) -> list[str]:
+    def routes(self, stage: int) -> list[str]:
         """Names of the routes an image could take; the last is the frozen network."""
-        return self._named(self.array(step, "routes"))
+        return self._named(self.array(stage, "routes"))
 
-    def route(self, step: int, domain: str) -> np.ndarray:
+    def route(self, stage: int, domain: str) -> np.ndarray:
         """Index of the route that each image took, int `[n]`."""
-        return self._per_domain(step, "route", domain).astype(np.int64)
+        return self._per_domain(stage, "route", domain).astype(np.int64)
 
-    def route_scores(self, step: int, domain: str) -> tuple[np.ndarray, list[str]]:
+    def route_scores(self, stage: int, domain: str) -> tuple[np.ndarray, list[str]]:
         """What decided the route, float64 `[n, S]`, and the names of its columns."""
-        scores = self._per_domain(step, "route_scores", domain).astype(np.float64)
-        return scores, self._named(self.array(step, "score_names"))
+        scores = self._per_domain(stage, "route_scores", domain).astype(np.float64)
+        return scores, self._named(self.array(stage, "score_names"))
 
-    def route_logits(self, step: int, domain: str) -> np.ndarray:
+    def route_logits(self, stage: int, domain: str) -> np.ndarray:
         """Logits under every route, float32 `[n, R, C]`."""
-        return self._per_domain(step, "route_logits", domain).astype(np.float32)
+        return self._per_domain(stage, "route_logits", domain).astype(np.float32)
 
     # Helpers.
 
@@ -260,38 +268,34 @@ class Probes:
         tasks = {f"task {number}": name for number, name in enumerate(self.order, start=1)}
         return [tasks.get(str(name), str(name)) for name in names]
 
-    def _of(self, step: int) -> Arrays:
-        if step not in self._steps:
-            there = ", ".join(map(str, self.steps))
+    def _of(self, stage: int) -> Arrays:
+        if stage not in self._stages:
+            there = ", ".join(map(str, self.stages))
             raise UserError(
-                f"{self.source} has probes of steps {there}; found step {step}; if the run is not "
+                f"{self.source} has probes of stages {there}; found stage {stage}; if the run is not "
                 "finished, the same command goes on with it"
             )
-        arrays = self._steps[step]
+        arrays = self._stages[stage]
         if callable(arrays):
-            arrays = self._steps[step] = arrays()
+            arrays = self._stages[stage] = arrays()
         return arrays
 
     def _check_domain(self, domain: str) -> None:
         if domain not in self.domains:
             raise unknown_name("domain", domain, self.domains)
 
-    def _per_domain(self, step: int, kind: str, domain: str) -> np.ndarray:
+    def _per_domain(self, stage: int, kind: str, domain: str) -> np.ndarray:
         self._check_domain(domain)
-        return self.array(step, f"{kind}/{domain}")
+        return self.array(stage, f"{kind}/{domain}")
 
     def _each(self, kind: str) -> Iterator[tuple[int, str, str, np.ndarray]]:
-        for step in self.steps:
-            there = set(self.names(step))
+        for stage in self.stages:
+            there = set(self.names(stage))
             for tower in TOWERS:
                 for domain in self.domains:
                     name = f"{kind}/{tower}/{domain}"
                     if name in there:
-                        yield step, tower, domain, self.array(step, name)
-
-    def _where(self, step: int, domain: str) -> dict[str, Any]:
-        status = self.status(step, domain)
-        return {"step": step, "after": self.after(step), "domain": domain, "status": status}
+                        yield stage, tower, domain, self.array(stage, name)
 
     def _frame(self, probe: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
         if not rows:

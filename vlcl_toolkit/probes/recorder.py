@@ -15,7 +15,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Method, make_method
 from vlcl_toolkit.probes.activations import drift_measures
 from vlcl_toolkit.probes.config import ProbeConfig, probe_images
-from vlcl_toolkit.probes.files import COMMAND, read_step, step_path, write_step
+from vlcl_toolkit.probes.files import COMMAND, read_stage, stage_path, write_stage
 from vlcl_toolkit.probes.observation import Observation, observe
 from vlcl_toolkit.probes.weights import PreviousWeights, current_weights, distances, expert_changes
 from vlcl_toolkit.seeds import rng_state, set_rng_state
@@ -42,33 +42,33 @@ class Recorder:
         self.activations: dict[str, Observation] = {}
         with _random_numbers_kept():
             self.frozen = self._observe(frozen, 0)
-        if not step_path(folder, 0).is_file():
-            write_step(folder, 0, self.frozen)
+        if not stage_path(folder, 0).is_file():
+            write_stage(folder, 0, self.frozen)
 
-    def record(self, step: int) -> None:
-        """After task `step` (from 1) was learned and tested.
+    def record(self, stage: int) -> None:
+        """After task `stage` (from 1) was learned and tested.
 
         Raises:
-            UserError: what the step before left is gone; the file cannot be written.
+            UserError: what the stage before left is gone; the file cannot be written.
         """
         with _random_numbers_kept():
-            arrays = self._observe(self.method, step)
+            arrays = self._observe(self.method, stage)
             now = current_weights(self.method)
-            before = self.weights.load(step - 1, self.frozen_weights)
+            before = self.weights.load(stage - 1, self.frozen_weights)
             moved = distances(now, self.frozen_weights, before, self.blocks)
             arrays |= {f"parameters/{tower}": values.numpy() for tower, values in moved.items()}
             changes = expert_changes(self.method, now, before, self.blocks)
             arrays |= {f"expert_change/{tower}": values for tower, values in changes.items()}
-            self.weights.save(step, now, self.frozen_weights)
-            write_step(self.folder, step, arrays)
+            self.weights.save(stage, now, self.frozen_weights)
+            write_stage(self.folder, stage, arrays)
 
     def finish(self) -> None:
         """After the last task."""
         self.weights.clear()
 
-    def _observe(self, method: Method, step: int) -> dict[str, np.ndarray]:
+    def _observe(self, method: Method, stage: int) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {"settings": _settings(self.config)}
-        previous = self._previous(step) if step > 1 and method.settled_routes() else None
+        previous = self._previous(stage) if stage > 1 and method.settled_routes() else None
         for task, data in self.data.items():
             seen = observe(
                 method,
@@ -90,22 +90,22 @@ class Recorder:
                     arrays[f"drift/{tower}/{task.name}"] = drift_measures(now, before)
         return arrays
 
-    def _previous(self, step: int) -> dict[str, np.ndarray]:
-        path = step_path(self.folder, step - 1)
+    def _previous(self, stage: int) -> dict[str, np.ndarray]:
+        path = stage_path(self.folder, stage - 1)
         if not path.is_file():
             raise UserError(
                 f"{path} is missing, so that probes cannot go on; record them anew in another "
                 f"folder: {COMMAND} --out DIR"
             )
-        return read_step(path)
+        return read_stage(path)
 
 
 def recorded(folder: Path, rows: int, config: ProbeConfig) -> bool:
-    """Whether the first `rows` steps of a run are there, recorded with these settings."""
-    for step in range(rows):
-        path = step_path(folder, step)
+    """Whether the first `rows` stages of a run are there, recorded with these settings."""
+    for stage in range(rows):
+        path = stage_path(folder, stage)
         if not path.is_file() or not np.array_equal(
-            read_step(path).get("settings", ()), _settings(config)
+            read_stage(path).get("settings", ()), _settings(config)
         ):
             return False
     return True

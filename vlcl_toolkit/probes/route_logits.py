@@ -18,10 +18,10 @@ class Before:
     """What is known already.
 
     Attributes:
-        frozen_logits, frozen_features: `[n, C]` and `[n, D]` of step 0.
-        keeps: images whose route and strengths are those of the step before, bool `[n]`.
-        settled: the first routes, whose weights are those of the step before.
-        route_logits, swapped: of the step before, where anything of it is kept.
+        frozen_logits, frozen_features: `[n, C]` and `[n, D]` of stage 0.
+        keeps: images whose route and strengths are those of the stage before, bool `[n]`.
+        settled: the first routes, whose weights are those of the stage before.
+        route_logits, swapped: of the stage before, where anything of it is kept.
     """
 
     frozen_logits: np.ndarray
@@ -35,7 +35,7 @@ class Before:
     def of(
         cls, name: str, now: Arrays, frozen: Arrays, previous: Arrays | None, settled: int
     ) -> "Before":
-        """For the domain `name`, from the arrays of the steps (files.py)."""
+        """For the domain `name`, from the arrays of the stages (files.py)."""
         logits, features = frozen[f"logits/{name}"], frozen[f"image_features/{name}"]
         if not settled or previous is None or f"route_logits/{name}" not in previous:
             return cls(logits, features, np.zeros(len(logits), bool))

@@ -26,7 +26,7 @@ def current_weights(method: Method) -> Weights:
 
 
 def distances(now: Weights, frozen: Weights, previous: Weights, blocks: dict[str, int]) -> Weights:
-    """L2 distances by tower: `[blocks + 2, 2]`, from frozen and from the step before.
+    """L2 distances by tower: `[blocks + 2, 2]`, from frozen and from the stage before.
 
     What was not there before counts from zero.
 
@@ -45,7 +45,7 @@ def distances(now: Weights, frozen: Weights, previous: Weights, blocks: dict[str
 def expert_changes(
     method: Method, now: Weights, previous: Weights, blocks: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """L2 distance of every expert to the step before by tower: `[blocks, experts]`; {}: no expert."""
+    """L2 distance of every expert to the stage before by tower: `[blocks, experts]`; {}: no expert."""
     found: dict[str, dict[tuple[int, int], float]] = {}
     for name, value in now.items():
         expert = method.expert_of(name)
@@ -74,34 +74,34 @@ def place_of(name: str, blocks: dict[str, int]) -> tuple[str, int]:
 
 
 class PreviousWeights:
-    """What changed, as it was after the last steps, on disk: a resumed run has no other memory."""
+    """What changed, as it was after the last stages, on disk: a resumed run has no other memory."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "probes"
 
-    def _path(self, step: int) -> Path:
-        return self.folder / f"weights_{step:02d}.safetensors"
+    def _path(self, stage: int) -> Path:
+        return self.folder / f"weights_{stage:02d}.safetensors"
 
-    def save(self, step: int, now: Weights, frozen: Weights) -> None:
-        """Keep what differs from the frozen weights; those of two steps are kept."""
+    def save(self, stage: int, now: Weights, frozen: Weights) -> None:
+        """Keep what differs from the frozen weights; those of two stages are kept."""
         changed = {
             name: value.cpu().contiguous()
             for name, value in now.items()
             if name not in frozen or not torch.equal(value, frozen[name])
         }
         make_folder(self.folder)
-        write_atomic(self._path(step), safetensors.torch.save(changed))
-        self._path(step - 2).unlink(missing_ok=True)
+        write_atomic(self._path(stage), safetensors.torch.save(changed))
+        self._path(stage - 2).unlink(missing_ok=True)
 
-    def load(self, step: int, frozen: Weights) -> Weights:
-        """Weights after a step; 0: the frozen ones.
+    def load(self, stage: int, frozen: Weights) -> Weights:
+        """Weights after a stage; 0: the frozen ones.
 
         Raises:
             UserError: they are gone.
         """
-        if step == 0:
+        if stage == 0:
             return frozen
-        path = self._path(step)
+        path = self._path(stage)
         if not path.is_file():
             raise UserError(
                 f"{path} is missing, so that probes cannot go on; record them anew in another "

@@ -1,4 +1,4 @@
-"""Walk through finished runs: a method, a step and a domain drive any number of views at once."""
+"""Walk through finished runs: a method, a stage and a domain drive any number of views at once."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ Drawing = Callable[[RunResult, int, str], Figure]
 
 
 class RunExplorer(ipywidgets.VBox):
-    """Choose a run, a step ("after task k") and a domain; every view follows.
+    """Choose a run, a stage ("after task k") and a domain; every view follows.
 
     A figure is drawn once for each choice; moving back shows it at once. What a run cannot show,
     for instance because the probe was not recorded, is said in the place of the picture.
 
     Attributes:
-        run, domain: the drop-down lists. `step`: the slider, 0 (frozen backbone) to T.
+        run, domain: the drop-down lists. `stage`: the slider, 0 (frozen backbone) to T.
         views: one `View` per drawing, with `picture` and `error_view`.
     """
 
@@ -31,34 +31,34 @@ class RunExplorer(ipywidgets.VBox):
         runs: RunResult | Sequence[RunResult] | Mapping[str, RunResult],
         views: Sequence[tuple[str, Drawing]],
         *,
-        step: int | None = None,
+        stage: int | None = None,
         domain: str | None = None,
     ):
         """Draw the first run.
 
         Args:
             runs: one or several, of one stream and backbone; a mapping names them.
-            views: heading, and a function of the run, the step (0 .. T) and the domain.
-            step: to begin with; None: after the last task.
+            views: heading, and a function of the run, the stage (0 .. T) and the domain.
+            stage: to begin with; None: after the last task.
             domain: to begin with; None: the first task's.
 
         Raises:
-            UserError: no run; runs that cannot be compared; an unknown step or domain.
+            UserError: no run; runs that cannot be compared; an unknown stage or domain.
         """
         self._runs = named_runs(runs)
         first = next(iter(self._runs.values()))
-        steps, domains = len(first.order), [*first.order, *first.held_out.columns]
+        stages, domains = len(first.order), [*first.order, *first.held_out.columns]
         if domain is not None and domain not in domains:
             raise unknown_name("domain", domain, domains)
-        if step is not None and not 0 <= step <= steps:
-            raise UserError(f"steps go from 0 to {steps}; found {step}; choose one of these")
+        if stage is not None and not 0 <= stage <= stages:
+            raise UserError(f"stages go from 0 to {stages}; found {stage}; choose one of these")
         w = ipywidgets
         self.run = w.Dropdown(options=list(self._runs), description="Run")
         self.domain = w.Dropdown(options=domains, value=domain or domains[0], description="Domain")
-        self.step = w.IntSlider(
-            value=steps if step is None else step,
-            max=steps,
-            description="After task",
+        self.stage = w.IntSlider(
+            value=stages if stage is None else stage,
+            max=stages,
+            description="Stage (after task k)",
             continuous_update=False,
             style={"description_width": "initial"},
             layout={"width": "26em"},
@@ -67,29 +67,29 @@ class RunExplorer(ipywidgets.VBox):
         self.views = [View(label) for label, _ in views]
         self._drawings = [draw for _, draw in views]
         choices = w.HBox([self.run, self.domain], layout={"flex_flow": "row wrap"})
-        steps_row = w.HBox([self.step, self._place], layout={"flex_flow": "row wrap"})
+        stages_row = w.HBox([self.stage, self._place], layout={"flex_flow": "row wrap"})
         pictures = w.HBox(self.views, layout={"flex_flow": "row wrap", "grid_gap": "1em"})
-        super().__init__([choices, steps_row, pictures])
-        for control in (self.run, self.domain, self.step):
+        super().__init__([choices, stages_row, pictures])
+        for control in (self.run, self.domain, self.stage):
             control.observe(self.refresh, "value")
         self.refresh()
 
     @property
     def choice(self) -> tuple[RunResult, int, str]:
-        """The run, the step and the domain chosen now."""
-        return self._runs[self.run.value], self.step.value, self.domain.value
+        """The run, the stage and the domain chosen now."""
+        return self._runs[self.run.value], self.stage.value, self.domain.value
 
     def refresh(self, _: object = None) -> None:
         """Let every view show the present choice."""
-        result, step, domain = self.choice
-        before, after = result.order[:step], result.order[step:]
+        result, stage, domain = self.choice
+        before, after = result.order[:stage], result.order[stage:]
         learned = sequence_html(before) if before else "nothing: the frozen backbone"
         self._place.value = f"learned: {learned}" + (
             f"; to come: {', '.join(after)}" if after else ""
         )
-        key = self.run.value, step, domain
+        key = self.run.value, stage, domain
         for view, draw in zip(self.views, self._drawings, strict=True):
-            view.show(key, functools.partial(draw, result, step, domain))
+            view.show(key, functools.partial(draw, result, stage, domain))
 
     def figure(self) -> Figure:
         """All views of the present choice as one static figure, for readers without a kernel.

@@ -1,4 +1,4 @@
-"""Views for `run_explorer` that look inside a network: functions of a run, a step and a domain.
+"""Views for `run_explorer` that look inside a network: functions of a run, a stage and a domain.
 
 They need a run with probes (`run(..., probes=True)`).
 """
@@ -12,11 +12,11 @@ from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets.explorer import Drawing
 
 
-def drift_view(result: RunResult, step: int, domain: str) -> Figure:
-    """Drift through the blocks of both towers, all domains; the same limits at every step."""
+def drift_view(result: RunResult, stage: int, domain: str) -> Figure:
+    """Drift through the blocks of both towers, all domains; the same limits at every stage."""
     figure, axes = plotting.new_figure(1, 2, width=11, height=3.8, sharey=True)
     for tower, ax in zip(("image", "text"), axes, strict=True):
-        drift = analysis.drift_by_block(result.probes, step=step, tower=tower)
+        drift = analysis.drift_by_block(result.probes, stage=stage, tower=tower)
         plotting.drift_lines(drift, ax)
         ax.set_title(f"{tower} tower")
     axes[0].get_legend().remove()
@@ -27,17 +27,17 @@ def drift_view(result: RunResult, step: int, domain: str) -> Figure:
     return figure
 
 
-def sides_view(result: RunResult, step: int, domain: str) -> Figure:
+def sides_view(result: RunResult, stage: int, domain: str) -> Figure:
     """What zero-shot knew and the method lost, by the tower that moved, all domains."""
     figure, ax = plotting.new_figure(width=10, height=3.4)
-    plotting.lost_prediction_bars(analysis.lost_predictions(result.probes), ax, step=step)
+    plotting.lost_prediction_bars(analysis.lost_predictions(result.probes), ax, stage=stage)
     return figure
 
 
-def confusion_view(result: RunResult, step: int, domain: str) -> Figure:
+def confusion_view(result: RunResult, stage: int, domain: str) -> Figure:
     """Where the images of the domain's classes went, in points against the frozen backbone."""
     figure, ax = plotting.new_figure(width=8, height=5.5)
-    plotting.confusion_change(analysis.confusion_drift(result.probes, step, domain), ax)
+    plotting.confusion_change(analysis.confusion_drift(result.probes, stage, domain), ax)
     return figure
 
 
@@ -53,45 +53,45 @@ def map_view(
             in grey.
     """
 
-    def draw(result: RunResult, step: int, domain: str) -> Figure:
+    def draw(result: RunResult, stage: int, domain: str) -> Figure:
         figure, ax = plotting.new_figure(width=6.2 if by_class else 7.5, height=5.2)
         chosen = domain if by_class else None
-        plotting.feature_map(positions, ax, step=step, domain=chosen, quality=quality)
+        plotting.feature_map(positions, ax, stage=stage, domain=chosen, quality=quality)
         return figure
 
     return draw
 
 
-def decision_view(result: RunResult, step: int, domain: str) -> Figure:
+def decision_view(result: RunResult, stage: int, domain: str) -> Figure:
     """True domain by chosen route."""
-    _check_step(step)
+    _check_stage(stage)
     figure, ax = plotting.new_figure(width=7, height=3.6)
-    plotting.decision_matrix(analysis.route_decisions(result.probes, step=step), ax)
+    plotting.decision_matrix(analysis.route_decisions(result.probes, stage=stage), ax)
     return figure
 
 
-def experts_view(result: RunResult, step: int, domain: str) -> Figure:
+def experts_view(result: RunResult, stage: int, domain: str) -> Figure:
     """Which experts of each block the domain chooses, in both towers."""
-    _check_step(step)
+    _check_stage(stage)
     figure, axes = plotting.new_figure(1, 2, width=13, height=3.2)
     for tower, ax in zip(("image", "text"), axes, strict=True):
-        use = analysis.expert_use(result.probes, step=step, tower=tower)
+        use = analysis.expert_use(result.probes, stage=stage, tower=tower)
         plotting.expert_block_heat(use, ax, domain=domain)
         ax.set_title(f"{tower} tower")
     return figure
 
 
-def calibration_view(result: RunResult, step: int, domain: str) -> Figure:
+def calibration_view(result: RunResult, stage: int, domain: str) -> Figure:
     """Whose prompts every image gets, and at which weight."""
-    _check_step(step)
+    _check_stage(stage)
     figure, ax = plotting.new_figure(width=10, height=3.8)
-    plotting.calibration_strips(analysis.calibration(result.probes, step=step), ax)
+    plotting.calibration_strips(analysis.calibration(result.probes, stage=stage), ax)
     return figure
 
 
-def _check_step(step: int) -> None:
-    if step == 0:
+def _check_stage(stage: int) -> None:
+    if stage == 0:
         raise UserError(
             "before the first task every image goes through the frozen network; there is nothing to "
-            "choose from yet; move the slider to a later step"
+            "choose from yet; move the slider to a later stage"
         )

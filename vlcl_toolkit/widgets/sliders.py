@@ -138,19 +138,19 @@ def selector_sliders(
 
 
 def weight_path_slider(path: pd.DataFrame) -> FigureSliders:
-    """A slider for the share of the trained weights; the title says what the model can do there.
+    """A slider for alpha, the weight of the trained model; the title says what the model can do there.
 
     Args:
-        path: columns share, task, status, accuracy (see `weight_path`); nothing is run again.
+        path: of `analysis.weight_path`; nothing is run again.
     """
 
-    def draw(share: float | int) -> Figure:
-        here = path[path["share"] == share].groupby("status", sort=False)["accuracy"].mean()
+    def draw(alpha: float | int) -> Figure:
+        here = path[path["alpha"] == alpha].groupby("status", sort=False)["accuracy"].mean()
         figure, ax = new_figure(width=9, height=4.2)
-        weight_path_curves(path, ax, share=share)
+        weight_path_curves(path, ax, alpha=alpha)
         ax.set_title(", ".join(f"{status}: {mean:.1f} %" for status, mean in here.items()))
         return figure
 
-    shares = sorted(path["share"].unique().tolist())
-    labels = {"share": "Share of trained weights"}
-    return FigureSliders(draw, {"share": shares}, start={"share": shares[-1]}, labels=labels)
+    alphas = sorted(path["alpha"].unique().tolist())
+    labels = {"alpha": "Alpha (weight of the trained model)"}
+    return FigureSliders(draw, {"alpha": alphas}, start={"alpha": alphas[-1]}, labels=labels)
