@@ -27,8 +27,8 @@ from vlcl_toolkit.mini.draw.faces import EXPRESSION_NAMES, draw_expressions
 from vlcl_toolkit.mini.draw.flowers import SPECIES_NAMES, Flowers, draw_flowers
 from vlcl_toolkit.mini.draw.glyphs import CHARACTERS, FONTS, draw_characters
 from vlcl_toolkit.mini.draw.land import TERRAIN_NAMES, Look, draw_terrain
-from vlcl_toolkit.mini.draw.patterns import PATTERN_FUNCTIONS, PATTERN_NAMES
-from vlcl_toolkit.mini.draw.shapes import SHAPE_NAMES, SILHOUETTES
+from vlcl_toolkit.mini.draw.patterns import PATTERN_NAMES, PATTERNS
+from vlcl_toolkit.mini.draw.shapes import SHAPE_NAMES, SHAPES
 from vlcl_toolkit.mini.draw.signs import (
     BLANK,
     PICTOGRAMS,
@@ -108,7 +108,7 @@ def objects(rng: Rng, n: int) -> Pictures:
             break
         where = {name: value[rows] for name, value in where.items()}
         u, v = local_coordinates(X, Y, **where)
-        drawn = by_kind(np.where(pair & (index == 1), other, kind)[rows], SILHOUETTES, u, v)
+        drawn = by_kind(np.where(pair & (index == 1), other, kind)[rows], SHAPES, u, v)
         scale = where["scale"]
         stroke = np.where(style[rows] == 2, rng.uniform(0.05, 0.10, len(rows)) / scale, 9.0)
         drawn = torch.maximum(drawn, -drawn - column(stroke))
@@ -119,7 +119,7 @@ def objects(rng: Rng, n: int) -> Pictures:
         )
         weave = by_kind(
             np.array([PATTERN_NAMES.index(FILLS[p]) for p in pattern[rows]]),
-            PATTERN_FUNCTIONS,
+            PATTERNS,
             u * 2.2,
             v * 2.2,
         ) * column(style[rows] == 1)
@@ -204,7 +204,7 @@ def textures(rng: Rng, n: int) -> Pictures:
         scale=rng.uniform(0.4, 0.8, n),
         angle=rng.choice([0, 0, math.pi / 2, math.pi / 4], n) + rng.normal(0, 0.1, n),
     )
-    weave = by_kind(kind, PATTERN_FUNCTIONS, u, v)
+    weave = by_kind(kind, PATTERNS, u, v)
     image = paint(background(rng, first), weave, shade(rng, second, 0.06))
     captions = []
     for i in range(n):

@@ -16,8 +16,8 @@ from vlcl_toolkit.mini.draw.faces import EXPRESSION_NAMES
 from vlcl_toolkit.mini.draw.flowers import SPECIES_NAMES, Flowers, draw_flowers
 from vlcl_toolkit.mini.draw.glyphs import CHARACTERS, FONTS, draw_characters
 from vlcl_toolkit.mini.draw.land import TERRAIN_NAMES, Look, draw_terrain
-from vlcl_toolkit.mini.draw.patterns import PATTERN_FUNCTIONS, PATTERN_NAMES
-from vlcl_toolkit.mini.draw.shapes import SHAPE_NAMES, SILHOUETTES
+from vlcl_toolkit.mini.draw.patterns import PATTERN_NAMES, PATTERNS
+from vlcl_toolkit.mini.draw.shapes import SHAPE_NAMES, SHAPES
 from vlcl_toolkit.mini.draw.signs import PLATE_NAMES
 
 PAINTING = Look(
@@ -42,7 +42,7 @@ def reference_images(rng: np.random.Generator, n: int) -> torch.Tensor:
     u, v = local_coordinates(
         x, y, scale=rng.uniform(0.4, 0.9, n), angle=rng.uniform(0, 2 * np.pi, n)
     )
-    weave = by_kind(rng.integers(len(PATTERN_NAMES), size=n), PATTERN_FUNCTIONS, u, v)
+    weave = by_kind(rng.integers(len(PATTERN_NAMES), size=n), PATTERNS, u, v)
     split = coverage(u * column(rng.choice([-1, 1], n)) + column(rng.uniform(-0.6, 0.9, n)), 0.5)
     cloth = paint(
         canvas.fill(mixture(rng, n, (0.5, 0.5, 0.5), 0.2)),
@@ -59,7 +59,7 @@ def reference_images(rng: np.random.Generator, n: int) -> torch.Tensor:
         colour = shade(rng, rng.integers(len(COLOUR_NAMES), size=n), 0.12)
         u, v = local_coordinates(x, y, **where, angle=rng.uniform(0, 2 * np.pi, n))
         figure = coverage(
-            by_kind(rng.integers(len(SHAPE_NAMES), size=n), SILHOUETTES, u, v), where["scale"]
+            by_kind(rng.integers(len(SHAPE_NAMES), size=n), SHAPES, u, v), where["scale"]
         )
         image = paint(image, figure * column(rng.random(n) < 0.5), colour)
     letters = draw_characters(

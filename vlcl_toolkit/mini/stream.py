@@ -26,7 +26,7 @@ SPLIT_ID = "mini-v1"
 REFERENCE_IMAGES, REFERENCE_SENTENCES = 2000, 400
 
 
-def _drawn(domain: Domain, draw: Draw, split: str) -> ImageData:
+def _rendered(domain: Domain, draw: Draw, split: str) -> ImageData:
     rng = np.random.default_rng(derive_seed(SPLIT_ID, domain.name, split))
     labels = np.arange(SIZES[split]) % len(domain.class_names)  # as balanced as the size allows
     images = to_bytes(draw(rng, labels))
@@ -45,7 +45,7 @@ def _digits() -> dict[str, ImageData]:
 def make_task(domain: Domain) -> Task:
     """The task of a domain with its fixed train, validation and test images (400, 200, 500)."""
     draw = domain.draw
-    splits = _digits() if draw is None else {part: _drawn(domain, draw, part) for part in SIZES}
+    splits = _digits() if draw is None else {part: _rendered(domain, draw, part) for part in SIZES}
     return Task(domain.name, domain.class_names, domain.templates, **splits)
 
 

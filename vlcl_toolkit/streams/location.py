@@ -93,30 +93,22 @@ class DataLocation:
             return data, 0
         folder = self.root / ".vlcl" if self.cache is None else Path(self.cache)
         rows = data.rows.tolist()
-        path = folder / f"unreadable-{data.pictures.fingerprint()[:16]}.json"
+        path = folder / f"readable-{data.pictures.fingerprint()[:16]}.json"
         known = _read_known(path)
         todo = [row for row in rows if row not in known]
         if todo:
             faults = unreadable(data.pictures, todo, f"read {name}")
             known |= {row: row not in faults for row in todo}
             make_folder(folder)
-            write_atomic(path, json.dumps(_as_table(known)).encode())
+            write_atomic(path, json.dumps(known).encode())
         keep = [position for position, row in enumerate(rows) if known[row]]
         return data.subset(keep), len(rows) - len(keep)
-
-
-def _as_table(known: dict[int, bool]) -> dict[str, list[int]]:
-    return {
-        "readable": sorted(row for row, good in known.items() if good),
-        "unreadable": sorted(row for row, good in known.items() if not good),
-    }
 
 
 def _read_known(path: Path) -> dict[int, bool]:
     if not path.is_file():
         return {}
     try:
-        table = json.loads(path.read_bytes())
-        return dict.fromkeys(table["readable"], True) | dict.fromkeys(table["unreadable"], False)
-    except (ValueError, KeyError, TypeError) as error:
+        return {int(row): bool(good) for row, good in json.loads(path.read_bytes()).items()}
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is damaged; remove it") from error

@@ -20,11 +20,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from torchvision.transforms.v2 import functional as TF
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed, local_seed
 from vlcl_toolkit.streams.data import ImageData, check_labels
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class Pictures(ABC):
@@ -251,10 +253,16 @@ def unreadable(pictures: Pictures, rows: Sequence[int], title: str = "") -> dict
             return str(error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders run without the interpreter's lock
-        bar = tqdm(rows, desc=title, unit="image", disable=not title, leave=False)
-        messages = zip(bar, pool.map(fault, rows), strict=True)
-        return {row: message for row, message in messages if message is not None}
+    messages = thread_map(  # decoders run without the interpreter's lock
+        fault,
+        rows,
+        max_workers=os.cpu_count(),
+        desc=title,
+        unit="image",
+        disable=not title,
+        leave=False,
+    )
+    return {row: message for row, message in zip(rows, messages, strict=True) if message}
 
 
 _threads: ContextVar[int] = ContextVar("threads", default=0)

@@ -75,12 +75,13 @@ def paint(image: Image, mask: Plane, colour: np.ndarray | Float[Tensor, "n 3 #h 
     return torch.lerp(image, top.expand_as(image), mask.unsqueeze(1))
 
 
-def by_kind(kinds: np.ndarray, draw: Mapping[int, Callable[..., Plane]], *planes: Tensor) -> Plane:
-    """Evaluate for each image the function of its kind; images of one kind are drawn together."""
+def by_kind(kinds: np.ndarray, table: Mapping[str, Callable[..., Plane]], *planes: Tensor) -> Plane:
+    """Evaluate for each image the ``kinds``-th function of the table; images of one kind together."""
+    functions = tuple(table.values())
     result = torch.empty(len(kinds), SIZE, SIZE)
     for kind in np.unique(kinds):
         rows = torch.from_numpy(np.flatnonzero(kinds == kind))
-        result[rows] = draw[int(kind)](*(plane[rows] for plane in planes))
+        result[rows] = functions[kind](*(plane[rows] for plane in planes))
     return result
 
 

@@ -23,8 +23,8 @@ from vlcl_toolkit.mini.draw.colours import COLOUR_NAMES, TABLE, mixture
 from vlcl_toolkit.mini.draw.faces import draw_expressions
 from vlcl_toolkit.mini.draw.flowers import Flowers, draw_flowers
 from vlcl_toolkit.mini.draw.land import Look, draw_terrain
-from vlcl_toolkit.mini.draw.patterns import PATTERN_FUNCTIONS
-from vlcl_toolkit.mini.draw.shapes import SILHOUETTES
+from vlcl_toolkit.mini.draw.patterns import PATTERNS
+from vlcl_toolkit.mini.draw.shapes import SHAPES
 from vlcl_toolkit.mini.draw.signs import Signs, draw_signs
 
 Rng = np.random.Generator
@@ -78,7 +78,7 @@ def draw_textures(rng: Rng, kinds: np.ndarray) -> Image:
         angle=rng.uniform(0, 2 * math.pi, n),
     )
     base = rng.uniform(0.25, 0.75, (n, 3))
-    weave = by_kind(kinds, PATTERN_FUNCTIONS, u, v)
+    weave = by_kind(kinds, PATTERNS, u, v)
     direction = rng.normal(0, 1, (n, 3)) * 0.5 + rng.choice([-1, 1], (n, 1))
     other = base + direction / np.linalg.norm(direction, axis=1, keepdims=True) * rng.uniform(
         0.45, 0.75, (n, 1)
@@ -109,7 +109,7 @@ def draw_sketches(rng: Rng, kinds: np.ndarray) -> Image:
     for pass_ in range(2):
         x, y = canvas.warp(rng, *grid(), n, rng.uniform(0.08, 0.2, n), cells=4)
         u, v = local_coordinates(x, y, **placed)
-        distance = by_kind(kinds, SILHOUETTES, u, v)
+        distance = by_kind(kinds, SHAPES, u, v)
         width = column(rng.uniform(0.028, 0.05, n) / scale)
         pressure = (0.55 + 0.6 * canvas.smooth_noise(rng, n, 6)[:, 0]).clamp(0, 1) * (
             1.0 if pass_ == 0 else 0.6

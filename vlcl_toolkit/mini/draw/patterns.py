@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-Plane = Float[Tensor, "n h w"]
+from vlcl_toolkit.mini.draw.canvas import Plane
+
 EDGE = 7.0  # steepness of the transitions, soft enough not to alias at the shortest period used
 
 
@@ -121,4 +121,3 @@ PATTERNS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "plain": plain,
 }
 PATTERN_NAMES = tuple(PATTERNS)
-PATTERN_FUNCTIONS = {index: PATTERNS[name] for index, name in enumerate(PATTERN_NAMES)}

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-Plane = Float[Tensor, "n h w"]
+from vlcl_toolkit.mini.draw.canvas import Plane
+
 Silhouette = Callable[[Tensor, Tensor], Tensor]
 Number = float | int
 Points = Sequence[tuple[Number, Number]]
@@ -286,4 +286,3 @@ SHAPES: dict[str, Silhouette] = {
     ),
 }
 SHAPE_NAMES = tuple(SHAPES)
-SILHOUETTES = {index: SHAPES[name] for index, name in enumerate(SHAPE_NAMES)}

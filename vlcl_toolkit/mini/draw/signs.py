@@ -9,7 +9,7 @@ import torch
 from vlcl_toolkit.mini.draw.canvas import Image, Plane, by_kind, column, coverage, paint
 from vlcl_toolkit.mini.draw.colours import COLOUR_NAMES, shade
 from vlcl_toolkit.mini.draw.glyphs import CHARACTERS, draw_characters
-from vlcl_toolkit.mini.draw.shapes import SHAPE_NAMES, SHAPES, SILHOUETTES, box, outline_of, regular
+from vlcl_toolkit.mini.draw.shapes import SHAPE_NAMES, SHAPES, box, outline_of, regular
 
 PLATES = {
     "circle": SHAPES["circle"],
@@ -20,7 +20,6 @@ PLATES = {
     "diamond": outline_of([(0, -0.92), (0.92, 0), (0, 0.92), (-0.92, 0)]),
 }
 PLATE_NAMES = tuple(PLATES)
-PLATE_FUNCTIONS = {index: PLATES[name] for index, name in enumerate(PLATE_NAMES)}
 
 # A pictogram is a character, a silhouette, an arrow with a direction, a bar, or a diagonal line.
 ARROWS = {"right arrow": 0.0, "left arrow": math.pi, "up arrow": -math.pi / 2}
@@ -113,13 +112,13 @@ def pictogram(
         if name in ARROWS:
             turn = ARROWS[name]
             a, b = a * math.cos(turn) + b * math.sin(turn), b * math.cos(turn) - a * math.sin(turn)
-            distance = SILHOUETTES[SHAPE_NAMES.index("arrow")](a / 0.6, b / 0.6) * 0.6
+            distance = SHAPES["arrow"](a / 0.6, b / 0.6) * 0.6
         elif name == "bar":
             distance = box(a, b, 0, 0, 0.52, 0.15)
         elif name == "diagonal line":
             distance = torch.maximum((a - b).abs() * 0.7 - 0.12, torch.hypot(a, b) - 0.7)
         else:
-            distance = SILHOUETTES[SHAPE_NAMES.index(name)](a / 0.48, (b - 0.08) / 0.48) * 0.48
+            distance = SHAPES[name](a / 0.48, (b - 0.08) / 0.48) * 0.48
         mask[rows] = coverage(distance, scale[where])
     return mask
 
@@ -134,7 +133,7 @@ def draw_signs(
     colour_spread: float = 0.05,
 ) -> Image:
     """Paint one sign per image in local coordinates u, v (the plate fills about [-0.9, 0.9])."""
-    distance = by_kind(signs.plate, PLATE_FUNCTIONS, u, v)
+    distance = by_kind(signs.plate, PLATES, u, v)
     image = paint(image, coverage(distance, scale), shade(rng, signs.border, colour_spread))
     thickness = column(rng.uniform(0.11, 0.17, len(image)))
     face = coverage(distance + thickness, scale)

@@ -128,38 +128,29 @@ def _images(name: str, parts: list[PictureData], seen: set[str]) -> Iterator[Fin
         yield Finding(name, "images", True, f"{looked} decoded")
 
 
-# Folders named by classes: where they lie, and which names may be there besides the data set's own.
-_CLASS_FOLDERS = {
-    "DTD": "dtd/dtd/images",
-    "EuroSAT": "eurosat/2750",
-    "Food": "food-101/images",
-    "Caltech101": "caltech101/101_ObjectCategories",
-}
-_EUROSAT = {"AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"} | {
-    "Pasture",
-    "PermanentCrop",
-    "Residential",
-    "River",
-    "SeaLake",
-}
+_EUROSAT = (
+    "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop Residential "
+    "River SeaLake"
+)
 
 
 def _check_folders(name: str, root: Path) -> Iterator[Finding]:
-    folder = root / _CLASS_FOLDERS.get(name, ".")
+    # The others have no class folders, or no list of them to compare with.
     if name == "EuroSAT":
-        wanted = _EUROSAT
+        folder, wanted = root / "eurosat/2750", set(_EUROSAT.split())
     elif name == "Food":
+        folder = root / "food-101/images"
         wanted = set((root / "food-101/meta/classes.txt").read_text(encoding="utf-8").split())
     elif name == "DTD":
+        folder = root / "dtd/dtd/images"
         lines = (root / "dtd/dtd/labels/train1.txt").read_text(encoding="utf-8").split()
         wanted = {line.split("/")[0] for line in lines}
-    else:  # the others have no folders of classes, or no list of them to compare with
+    else:
         return
     found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
     for extra in sorted(found - wanted):
-        yield Finding(
-            name, "classes", False, f"{folder / extra} is not a class of {name}; remove it"
-        )
+        text = f"{folder / extra} is not a class of {name}; remove it"
+        yield Finding(name, "classes", False, text)
     for lacking in sorted(wanted - found):
         yield Finding(name, "classes", False, f"{folder / lacking} is missing")
 

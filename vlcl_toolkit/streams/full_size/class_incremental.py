@@ -27,8 +27,8 @@ from vlcl_toolkit.streams.splits import facts, fingerprint
 
 
 @dataclass(frozen=True)
-class Steps:
-    """How a data set is cut.
+class Variant:
+    """What a name of `load_stream` stands for.
 
     Attributes:
         data_set: key of the facts. `base`: classes of the first task; `increment`: of each other.
@@ -40,15 +40,15 @@ class Steps:
 
 
 VARIANTS = {
-    "cifar100-10": Steps("cifar100", 10, 10),
-    "cifar100-20": Steps("cifar100", 5, 5),
-    "cifar100-50": Steps("cifar100", 2, 2),
-    "tinyimagenet-5": Steps("tinyimagenet", 100, 20),  # 100 classes, then 5 steps
-    "tinyimagenet-10": Steps("tinyimagenet", 100, 10),
-    "tinyimagenet-20": Steps("tinyimagenet", 100, 5),
-    "imagenet100-10": Steps("imagenet100", 10, 10),
-    "imagenet100-b50-10": Steps("imagenet100", 50, 5),  # 50 classes, then 10 steps
-    "imagenet1000-10": Steps("imagenet1000", 100, 100),
+    "cifar100-10": Variant("cifar100", 10, 10),
+    "cifar100-20": Variant("cifar100", 5, 5),
+    "cifar100-50": Variant("cifar100", 2, 2),
+    "tinyimagenet-5": Variant("tinyimagenet", 100, 20),  # 100 classes, then 5 tasks
+    "tinyimagenet-10": Variant("tinyimagenet", 100, 10),
+    "tinyimagenet-20": Variant("tinyimagenet", 100, 5),
+    "imagenet100-10": Variant("imagenet100", 10, 10),
+    "imagenet100-b50-10": Variant("imagenet100", 50, 5),  # 50 classes, then 10 tasks
+    "imagenet1000-10": Variant("imagenet1000", 100, 100),
 }
 
 
@@ -67,14 +67,20 @@ def class_incremental_stream(
     Raises:
         UserError: the set is missing or damaged, or its sizes differ from the published ones.
     """
-    steps, location, known = VARIANTS[name], location or DataLocation(), facts("class_incremental")
-    train, test, names = _read(steps.data_set, location)
+    variant, location, known = (
+        VARIANTS[name],
+        location or DataLocation(),
+        facts("class_incremental"),
+    )
+    train, test, names = _read(variant.data_set, location)
     if location.verify:
-        _check(steps.data_set, train, test, names, location.root)
-    order = known["orders"][steps.data_set]
-    ends = [0, *range(steps.base, len(order) + 1, steps.increment)]
+        _check(variant.data_set, train, test, names, location.root)
+    order = known["orders"][variant.data_set]
+    ends = [0, *range(variant.base, len(order) + 1, variant.increment)]
     tasks = tuple(
-        _task(f"step{k:02}", order[start:end], names, train, test, known["prompts"][steps.data_set])
+        _task(
+            f"step{k:02}", order[start:end], names, train, test, known["prompts"][variant.data_set]
+        )
         for k, (start, end) in enumerate(pairwise(ends), start=1)
     )
     verified = "" if location.verify else "-unverified"
@@ -82,7 +88,7 @@ def class_incremental_stream(
     return TaskStream(
         id=name,
         tasks=ready,
-        split_id=f"{steps.data_set}{verified}-{fingerprint(tasks)}",
+        split_id=f"{variant.data_set}{verified}-{fingerprint(tasks)}",
         reference=reference,
         skipped=skipped,
         label_space="seen",

@@ -7,7 +7,7 @@ import torch
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams.full_size.sources import advice, require
 from vlcl_toolkit.streams.full_size.torchvision_sets import Listing
-from vlcl_toolkit.streams.pictures import FilePictures
+from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures
 from vlcl_toolkit.streams.splits import facts
 
 _CLASSES = 1000
@@ -85,7 +85,7 @@ def read_imagenet(root: Path, part: str, wnids: tuple[str, ...] | None = None) -
         (f"{wnid}/{path.name}", label)
         for label, wnid in enumerate(wnids)
         for path in sorted((base / wnid).iterdir())
-        if path.suffix.lower() in (".jpeg", ".jpg", ".png")
+        if path.suffix.lower() in IMAGE_SUFFIXES
     ]
     return _listing(base, found, wnids)
 

@@ -16,12 +16,11 @@ from vlcl_toolkit.streams.base import Reference
 from vlcl_toolkit.streams.full_size.class_incremental import class_names
 from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
 from vlcl_toolkit.streams.location import VARIABLE, data_folder
-from vlcl_toolkit.streams.pictures import FilePictures, PictureData
+from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures, PictureData
 
 CAPTIONS = "conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"
 """Where the captions lie in the data folder; fetched by hand."""
 CAPTIONS_ADDRESS = "ai.google.com/research/ConceptualCaptions/download"
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def reference_source(

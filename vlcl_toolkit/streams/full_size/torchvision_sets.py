@@ -8,8 +8,7 @@ this module has a reader of its own instead, the comment says why.
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +26,12 @@ from vlcl_toolkit.streams.full_size.sources import (
     wrong_checksums,
 )
 from vlcl_toolkit.streams.pictures import ArrayPictures, FilePictures, PictureData, Pictures
+
+# What the readers of text, JSON, .mat, pickles and IDX files raise when those are damaged.
+_DAMAGE = (
+    *(RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError),
+    *(AssertionError, pickle.UnpicklingError),
+)
 
 
 @dataclass(frozen=True)
@@ -62,24 +67,16 @@ def read_official(name: str, root: Path, part: str, *, verify: bool = True) -> L
     require(name, root)
     for fault in wrong_checksums(name, root) if verify else ():
         raise UserError(fault)
-    with _damage_named(name, root):
-        listing = _READERS[name](root, part)
-    if not len(listing.labels):
-        raise UserError(f"{name} has no image in its part {part!r}; {advice(name, root)}")
-    return listing
-
-
-@contextmanager
-def _damage_named(name: str, root: Path) -> Iterator[None]:
-    # What the readers of text, JSON, .mat, pickles and IDX files raise when those are damaged.
-    damage = (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError)
     try:
-        yield
-    except (*damage, AssertionError, pickle.UnpicklingError) as error:
+        listing = _READERS[name](root, part)
+    except _DAMAGE as error:
         raise UserError(
             f"the files of {name} in {root / SOURCES[name].folder} are damaged or inconsistent "
             f"({type(error).__name__}: {error}); remove them; {advice(name, root)}"
         ) from error
+    if not len(listing.labels):
+        raise UserError(f"{name} has no image in its part {part!r}; {advice(name, root)}")
+    return listing
 
 
 def _files(
