@@ -60,7 +60,12 @@ def test_steps_and_published_scores_are_those_of_the_recipes(row):
 MARKDOWN = [path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.parts)]
 
 
-@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize(
+    "path", [*MARKDOWN, *NOTEBOOKS], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (path.parent / target).exists(), target
