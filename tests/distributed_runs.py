@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from small_methods import reference_stream
 from tiny import SETTINGS, tiny_clip, tiny_stream
-from zscl_tools import reference_stream
 
 from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.training.events import StepEvent, StopRun

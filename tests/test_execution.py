@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 from PIL import Image
+from small_methods import reference_stream
 from tiny import SETTINGS, tiny_clip, tiny_stream
-from zscl_tools import reference_stream
 
 from vlcl_toolkit.cli import main
 from vlcl_toolkit.clip import model as clip_module

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from zscl_tools import attached, begin, disturb, gradients, learn, weights
+from small_methods import attached, begin, disturb, gradients, learn, weights
 
 from vlcl_toolkit.clip.model import Clip, normalize
 from vlcl_toolkit.clip.weights import hash_weights

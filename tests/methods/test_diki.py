@@ -4,18 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_methods import SMALL
 from tiny import one_process, tiny_clip, tiny_stream
 
-from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.methods.diki.gaussians import TaskGaussians, decide
 from vlcl_toolkit.streams import ImageData
-from vlcl_toolkit.training.checkpoint import CheckpointStore
-from vlcl_toolkit.training.events import StopRun
 from vlcl_toolkit.training.loop import run, train_step
 
-SETTINGS = {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2}
+SETTINGS = SMALL["diki"]
 METHODS = ["diki", "prefix_tuning"]
 
 
@@ -102,20 +100,6 @@ def test_old_tasks_do_not_change_by_one_bit(name, stream):
     assert torch.equal(method.logits(images, stream[0], 0), logits)
     moved = [value for key, value in new.items() if key.startswith("prompts.1.")]
     assert all(value[1].any() for value in moved), "every value prompt of the new task was trained"
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_detaching_restores_the_backbone_bit_for_bit(name, stream):
-    clip = tiny_clip()
-    images = test_images(stream[0], clip)
-    before = clip.encode_image(images)
-    with make_method(name, clip, SETTINGS) as method:
-        learn(method, 0, stream[0])
-    assert hash_weights(clip.model) == clip.weights_sha256
-    assert torch.equal(clip.encode_image(images), before)
-    for module in clip.model.modules():
-        assert "forward" not in vars(module)
-        assert not module._forward_hooks
 
 
 def test_the_prompts_of_one_task_are_all_that_is_trained(stream):
@@ -306,38 +290,9 @@ def test_a_singular_covariance_is_named():
 # Runs
 
 
-@pytest.fixture(scope="module", params=METHODS)
-def finished(request, tmp_path_factory):
-    """A run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp(request.param)
-    options = {"config": SETTINGS, "checkpoint_every": 2, "progress": False}
-    return run(request.param, tiny_stream(), tiny_clip(), out=folder, **options), options
-
-
-@pytest.mark.parametrize("event", [1, 5, 9, 10, 14, 20])
-def test_stopped_and_resumed_is_identical(tmp_path, finished, event):
-    result, options = finished
-    count = [0]
-
-    def stop(_):
-        count[0] += 1
-        if count[0] == event + 1:
-            raise StopRun
-
-    method = result.config["method"]
-    run(method, tiny_stream(), tiny_clip(), out=tmp_path, callback=stop, **options)
-    again = run(method, tiny_stream(), tiny_clip(), out=tmp_path, **options)
-    assert again.complete
-    for name in ("accuracy.csv", "history.jsonl", "config.json"):
-        assert (tmp_path / name).read_bytes() == (result.folder / name).read_bytes(), name
-    states = [CheckpointStore(f / "checkpoints").load() for f in (tmp_path, result.folder)]
-    assert states[0].tensors.keys() == states[1].tensors.keys()
-    for name, value in states[0].tensors.items():
-        assert torch.equal(value, states[1].tensors[name]), name
-
-
-def test_a_run_trains_the_prompts_of_one_task_at_a_time(finished):
-    result, _ = finished
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_trains_the_prompts_of_one_task_at_a_time(name, stream, clip, tmp_path):
+    result = run(name, stream, clip, out=tmp_path, config=SETTINGS, progress=False)
     assert result.trainable_parameters == 2 * (2 * 3 * 64 + 2 * 2 * 8)
     assert result.history.groupby("task").size().to_dict() == {"pets": 9, "food": 9}
 
@@ -347,14 +302,6 @@ def test_it_learns(tmp_path):
     result = run("diki", tiny_stream(), tiny_clip(), out=tmp_path, config=config, progress=False)
     for _, losses in result.history.groupby("task")["loss"]:
         assert losses.iloc[-3:].mean() < losses.iloc[:3].mean()  # three steps per epoch
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("name", METHODS)
-def test_lower_precision_runs(tmp_path, name, precision):
-    options = {"config": SETTINGS, "progress": False}
-    clip = tiny_clip(precision=precision)
-    assert run(name, tiny_stream(), clip, out=tmp_path, **options).complete
 
 
 # Mistakes
@@ -417,14 +364,11 @@ def test_a_state_of_other_settings_is_refused(stream):
         attached().load_state_dict(narrow)
 
 
-def test_a_state_round_trip_predicts_the_same(stream):
-    method = attached()
+def test_a_state_holds_the_epochs_that_were_kept(stream):
+    method, other = attached(), attached()
     for index, task in enumerate(stream):
         learn(method, index, task)
-    images = test_images(stream[1], method.clip)
-    other = attached()
     other.load_state_dict(method.state_dict())
-    assert torch.equal(other.predict(images, stream[1]), method.predict(images, stream[1]))
     assert other.best.epochs == method.best.epochs
     other.enter_task(1, stream[1])
     assert list(other.trainable()) == list(method.trainable())

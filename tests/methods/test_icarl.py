@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from small_methods import attached, begin, learn, reference_stream
 from tiny import tiny_clip
-from zscl_tools import attached, begin, learn, reference_stream
 
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.methods.zscl.icarl import herd, herd_by_class

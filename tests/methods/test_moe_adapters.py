@@ -4,32 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_methods import SMALL
 from tiny import one_process, random_images, tiny_clip, tiny_stream
 
-from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_config, make_method
 from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL
 from vlcl_toolkit.methods.moe_adapters.experts import Draws
 from vlcl_toolkit.streams.base import Reference
 from vlcl_toolkit.training.checkpoint import CheckpointStore
-from vlcl_toolkit.training.events import StopRun
 from vlcl_toolkit.training.loop import run, train_step
 
-SETTINGS = {
-    "experts": 4,
-    "bottleneck": 5,
-    "iterations": 6,
-    "warmup": 2,
-    "batch_size": 8,
-    "learning_rate": 1e-2,
-    "selector_features": "clip",
-    "selector_code": 4,
-    "selector_iterations": 20,
-    "selector_reference_iterations": 20,
-    "selector_batch_size": 8,
-    "threshold": 0.5,
-}
+SETTINGS = SMALL["moe_adapters"]
 
 
 def moe_stream():
@@ -140,18 +126,6 @@ def test_the_most_chosen_experts_freeze_and_ties_go_to_the_lower_index(stream):
         mixture.count.copy_(torch.tensor([1, 5, 3, 3]))
     method.end_task(0, stream[0])
     assert first_mixture(method).frozen.tolist() == [False, True, True, False]
-
-
-def test_detach_restores_the_backbone(clip, stream):
-    before, images = hash_weights(clip.model), eval_images(stream[0], clip)
-    features = clip.encode_image(images)
-    method = attached(clip, stream)
-    learn(method, 0, stream[0])
-    method.detach()
-    assert hash_weights(clip.model) == before
-    assert torch.equal(clip.encode_image(images), features)
-    assert "forward" not in vars(clip.model.transformer.resblocks[0])
-    assert not clip.model.token_embedding._forward_hooks
 
 
 def test_training_learns(stream):
@@ -319,62 +293,12 @@ def test_noise_at_test_time_is_an_option(clip):
             assert torch.equal(*twice) is not noise
 
 
-# Saving
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of two tasks, and how it was called."""
-    options = {"config": SETTINGS, "checkpoint_every": 3, "progress": False}
-    folder = tmp_path_factory.mktemp("moe")
-    return run("moe_adapters", moe_stream(), tiny_clip(), out=folder, **options), options
-
-
-@pytest.mark.parametrize("event", [1, 5, 7, 9, 14])
-def test_stopped_and_resumed_is_identical(tmp_path, finished, event):
-    result, options = finished
-    count = [0]
-
-    def stop(_):
-        count[0] += 1
-        if count[0] == event + 1:
-            raise StopRun
-
-    run("moe_adapters", moe_stream(), tiny_clip(), out=tmp_path, callback=stop, **options)
-    again = run("moe_adapters", moe_stream(), tiny_clip(), out=tmp_path, **options)
-    assert again.complete
-    for name in ("accuracy.csv", "history.jsonl", "config.json"):
-        assert (tmp_path / name).read_bytes() == (result.folder / name).read_bytes(), name
-    states = [CheckpointStore(f / "checkpoints").load() for f in (tmp_path, result.folder)]
-    assert states[0].tensors.keys() == states[1].tensors.keys()
-    for name, value in states[0].tensors.items():
-        assert torch.equal(value, states[1].tensors[name]), name
-
-
-def test_the_record_names_the_features_and_the_decision(finished):
-    config = finished[0].config
+def test_the_record_names_the_features_and_the_decision(tmp_path, stream, clip):
+    config = run("moe_adapters", stream, clip, out=tmp_path, config=SETTINGS, progress=False).config
     assert config["method_config"]["selector_features"] == "clip"
     assert config["decision"] == "sample"
     settings = make_config("moe_adapters", {"decision": "batch"})
     assert make_method("moe_adapters", tiny_clip(), settings).decision == "batch"
-
-
-def test_a_checkpoint_predicts_what_the_method_did(clip, stream):
-    method = attached(clip, stream)
-    learn(method, 0, stream[0])
-    images = eval_images(stream[0], clip)
-    logits, state = method.predict(images, stream[0]), snapshot(method)
-    method.detach()
-    again = attached(clip, stream)
-    again.load_state_dict(state)
-    assert torch.equal(again.predict(images, stream[0]), logits)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_runs(tmp_path, precision):
-    clip = tiny_clip(precision=precision)
-    result = run("moe_adapters", moe_stream(), clip, out=tmp_path, config=SETTINGS, progress=False)
-    assert result.complete
 
 
 # Mistakes

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zscl_tools import attached, begin, disturb, gradients, learn, weights
+from small_methods import attached, begin, disturb, gradients, learn, weights
 
 from vlcl_toolkit.methods import make_method
 

@@ -1,4 +1,4 @@
-"""ZSCL and its baselines on tiny material, step by step."""
+"""Every method on tiny material: small settings, and a task learned step by step."""
 
 from dataclasses import replace
 
@@ -19,14 +19,33 @@ FAMILY = [
     "weight_ensemble",
     "weight_consolidation",
 ]
-SMALL = {
-    "zscl": {"average_every": 2},
-    "lwf": {},
-    "lwf_vr": {"random_sentences": 7},
-    "icarl": {"memory_size": 9},
-    "wise_ft": {},
-    "weight_ensemble": {"average_every": 3},
-    "weight_consolidation": {},
+# Settings with which each method learns a tiny task in moments.
+SMALL: dict[str, dict[str, object]] = {
+    "zero_shot": {},
+    "finetune": SETTINGS,
+    "zscl": SETTINGS | {"average_every": 2},
+    "lwf": SETTINGS,
+    "lwf_vr": SETTINGS | {"random_sentences": 7},
+    "icarl": SETTINGS | {"memory_size": 9},
+    "wise_ft": SETTINGS,
+    "weight_ensemble": SETTINGS | {"average_every": 3},
+    "weight_consolidation": SETTINGS,
+    "diki": {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2},
+    "prefix_tuning": {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2},
+    "moe_adapters": {
+        "experts": 4,
+        "bottleneck": 5,
+        "iterations": 6,
+        "warmup": 2,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "selector_features": "clip",
+        "selector_code": 4,
+        "selector_iterations": 20,
+        "selector_reference_iterations": 20,
+        "selector_batch_size": 8,
+        "threshold": 0.5,
+    },
 }
 REFERENCE = Reference(
     random_images(21, 1, seed=7).images,
@@ -42,7 +61,7 @@ def reference_stream() -> TaskStream:
 
 def attached(name, clip=None, stream=None, **settings):
     """A method on a tiny backbone, in a stream."""
-    method = make_method(name, clip or tiny_clip(), SETTINGS | SMALL[name] | settings)
+    method = make_method(name, clip or tiny_clip(), SMALL[name] | settings)
     method.attach()
     method.enter_stream(stream or reference_stream())
     return method
