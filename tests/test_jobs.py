@@ -30,6 +30,7 @@ def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_a_mistake_in_one_of_them_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = [Job("finetune", tiny_stream().names, seed, {"rate": 1}) for seed in (0, 1)]

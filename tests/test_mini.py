@@ -218,6 +218,7 @@ def small_pretraining(**changes) -> PretrainConfig:
     return PretrainConfig(**{**sizes, "evaluate_every": 100, **changes})
 
 
+@pytest.mark.slow
 def test_pre_training_resumes_to_the_identical_weights(tmp_path, monkeypatch):
     config = small_pretraining()
     whole = pretrain_mini(config, tmp_path / "whole", device="cpu", progress=False)
@@ -245,6 +246,7 @@ def test_pre_training_resumes_to_the_identical_weights(tmp_path, monkeypatch):
     assert json.loads((parts / "mini_clip.json").read_text())["pretraining"]["samples"] == 192
 
 
+@pytest.mark.slow
 def test_pre_training_with_other_settings_is_refused(tmp_path):
     pretrain_mini(small_pretraining(samples=64), tmp_path, device="cpu", progress=False)
     with pytest.raises(UserError, match="other settings"):

@@ -119,6 +119,7 @@ def recipe_command(name, data, out, *more):
     )
 
 
+@pytest.mark.slow
 def test_all_eleven_tasks_stopped_and_resumed(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     name = "mtil-order-I/diki"
