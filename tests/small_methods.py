@@ -8,6 +8,7 @@ from tiny import SETTINGS, one_process, random_images, tiny_clip, tiny_stream
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.streams.base import Reference
+from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import train_step
 
 FAMILY = [
@@ -80,10 +81,16 @@ def learn(method, index=0, seed=0, each=lambda step: None):
     task = begin(method, index, seed)
     optimizer = method.optimizer(list(method.trainable().values()))
     for step in range(method.steps(task)):
-        images, labels = method.training_batch(task, step, seed)
-        train_step(method, optimizer, images, labels, step, one_process())
+        batch = load_step(method, task, step, seed)
+        train_step(method, optimizer, batch, one_process())
         each(step)
     method.end_task(index, task)
+
+
+@torch.no_grad()
+def prepared_batch(method, task, step=0, seed=0):
+    """The batch of a step, as `loss` gets it."""
+    return method.prepare(load_step(method, task, step, seed))
 
 
 def weights(method):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from vlcl_toolkit.cli import main
 from vlcl_toolkit.clip import model as clip_module
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.experiments.jobs import jobs_at_once
-from vlcl_toolkit.methods import Method
 from vlcl_toolkit.methods.zscl.finetune import Finetune
 from vlcl_toolkit.sharding import ProcessGroup
 from vlcl_toolkit.streams import Task, TaskStream
@@ -23,6 +23,7 @@ from vlcl_toolkit.training import devices as devices_module
 from vlcl_toolkit.training.checkpoint import CheckpointStore
 from vlcl_toolkit.training.events import StepEvent, StopRun
 from vlcl_toolkit.training.execution import Execution
+from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import run
 
 
@@ -72,11 +73,11 @@ def picture_stream(folder) -> TaskStream:
     return TaskStream("tiny-files", tuple(tasks), "random-1")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_loading_processes_change_no_byte(tmp_path, workers):
-    stream = picture_stream(tmp_path)
-    run_tiny(tmp_path / "here", stream=stream)
-    run_tiny(tmp_path / "ahead", stream=stream, workers=workers)
+@pytest.mark.parametrize(("method", "workers"), [("finetune", 1), ("finetune", 2), ("zscl", 1)])
+def test_loading_processes_change_no_byte(tmp_path, method, workers):
+    stream = replace(picture_stream(tmp_path), reference=reference_stream().reference)
+    run_tiny(tmp_path / "here", stream=stream, method=method)
+    run_tiny(tmp_path / "ahead", stream=stream, method=method, workers=workers)
     assert_same_bytes(tmp_path / "here", tmp_path / "ahead")
 
 
@@ -110,21 +111,6 @@ def test_an_image_that_cannot_be_read_is_named_from_a_loading_process(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the image .*pets-train-3\.png") as error:
         run_tiny(tmp_path / "run", stream=stream, workers=2)
     assert "\n" not in str(error.value)
-
-
-class OwnBatches(Finetune):
-    """A method that loads its batches itself."""
-
-    name = "own_batches"
-
-    def training_batch(self, task, step, seed):
-        return super().training_batch(task, step, seed)
-
-
-def test_a_method_that_loads_its_batches_itself_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"own_batches loads its batches itself .*workers=1; use 0"):
-        run_tiny(tmp_path, method=OwnBatches, workers=1)
-    run_tiny(tmp_path, method=OwnBatches)
 
 
 # Logging
@@ -187,9 +173,9 @@ def test_a_step_asks_the_device_for_no_number(clip, stream, monkeypatch):
             method.begin_task(0, stream[0], torch.Generator())
             optimizer = method.optimizer(list(method.trainable().values()))
             for step in range(3):
-                batch = method.training_batch(stream[0], step, 0)  # crops, on the CPU
+                batch = load_step(method, stream[0], step, 0)  # crops, on the CPU
                 asked.clear()
-                terms = train_step(method, optimizer, *batch, step, Devices(clip))
+                terms = train_step(method, optimizer, batch, Devices(clip))
             assert asked == [], name
             assert terms["loss"].ndim == 0
 
@@ -266,10 +252,10 @@ class Hungry(Finetune):
 
     name = "hungry"
 
-    def loss(self, images, labels, step):
-        if step == 4:
+    def loss(self, batch):
+        if batch.step == 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
-        return super().loss(images, labels, step)
+        return super().loss(batch)
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path):
@@ -303,15 +289,6 @@ def test_processes_of_torchrun_share_one_run(monkeypatch, clip):
     )
     with pytest.raises(UserError, match="torchrun started 2 processes, which share one run"):
         jobs_at_once(clip, 4)
-
-
-def test_every_method_gives_its_loads_as_draws():
-    """So that `--workers` serves all of them."""
-    from vlcl_toolkit.methods import method_class, method_names
-
-    for name in method_names():
-        if name != "own_batches":
-            assert method_class(name).training_batch is Method.training_batch, name
 
 
 def test_one_gpu_named_for_several_processes_is_refused(clip, monkeypatch):

@@ -12,9 +12,11 @@ from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Method, make_config, make_method, method_names, register
 from vlcl_toolkit.methods import presets as recipes
+from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.methods.registry import _METHODS
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
+from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import train_step
 
 # Schedule
@@ -67,8 +69,8 @@ def test_zero_shot_encodes_the_classes_of_a_task_once(clip, stream, monkeypatch)
 
 def one_step(method, task, step=0):
     optimizer = method.optimizer(list(method.trainable().values()))
-    images, labels = method.training_batch(task, step, seed=0)
-    return train_step(method, optimizer, images, labels, step, one_process())
+    batch = load_step(method, task, step, seed=0)
+    return train_step(method, optimizer, batch, one_process())
 
 
 def test_finetune_trains_everything_but_the_logit_scale(clip, settings):
@@ -227,7 +229,7 @@ def test_what_a_training_method_lacks_is_named(clip, stream):
     for call in (
         lambda: method.optimizer([]),
         lambda: method.learning_rate(0, stream[0]),
-        lambda: method.loss(torch.zeros(1, 3, 32, 32), torch.zeros(1).long(), 0),
+        lambda: method.loss(Batch(torch.zeros(1, 3, 32, 32), torch.zeros(1).long(), 0)),
     ):
         with pytest.raises(NotImplementedError, match="zero_shot trains, so it must define"):
             call()

@@ -70,7 +70,7 @@ def test_defaults_fit_and_settings_are_frozen(cls):
         ("finetune", {"label_smoothing": 1.0}, "a number of at least 0 and below 1; found 1.0"),
         ("finetune", {"eval_scale": 0}, r"from 1e-06 to 1e\+06 or None; found 0"),
         ("wise_ft", {"averaging": "swa"}, "'none' or 'ensemble' or .*; found 'swa'"),
-        ("wise_ft", {"average_share": 1.5}, "a number from 0 to 1 or None; found 1.5"),
+        ("wise_ft", {"average_alpha": 1.5}, "a number from 0 to 1 or None; found 1.5"),
         ("wise_ft", {"average_towards": "last"}, "needs averaging='moving'; found 'wise_ft'"),
         ("zscl", {"temperature": 0}, "found 0; the default is 2.0"),
         ("zscl", {"alias_teacher": 1}, "alias_teacher must be True or False; found 1"),

@@ -19,6 +19,7 @@ from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.sharding import BatchSharding, shard_bounds
 from vlcl_toolkit.training.devices import Devices
 from vlcl_toolkit.training.execution import Execution
+from vlcl_toolkit.training.loader import load_step
 
 HERE = Path(__file__).parent
 NEAR = 1e-5
@@ -127,7 +128,7 @@ def gradients(case: str, micro_batches: int) -> list[tuple[dict, dict]]:
         for step in range(3):
             for value in trained.values():
                 value.grad = None
-            terms = devices.backward(method, *method.training_batch(stream[0], step, 0), step)
+            terms = devices.backward(method, load_step(method, stream[0], step, 0))
             grads = {n: v.grad.clone() for n, v in trained.items() if v.grad is not None}
             counts = {n: v for n, v in method.state_dict().items() if n.endswith(".count")}
             found.append((grads, terms | {n: v.clone() for n, v in counts.items()}))
@@ -166,7 +167,7 @@ def test_a_micro_batch_keeps_only_its_own_graph(clip, stream):
     for count in (1, 4):
         with method:
             method.enter_task(0, stream[0])
-            batch = method.training_batch(stream[0], 0, 0)
+            batch = load_step(method, stream[0], 0, 0)
             devices, held, most = Devices(clip, Execution(accumulate=count)), [0], [0]
 
             def pack(value, held=held, most=most):
@@ -179,7 +180,7 @@ def test_a_micro_batch_keeps_only_its_own_graph(clip, stream):
                 return value
 
             with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-                devices.backward(method, *batch, 0)
+                devices.backward(method, batch)
             saved[count] = most[0]
     assert saved[4] < 0.6 * saved[1]  # the few texts are computed with every micro-batch
 

@@ -35,6 +35,7 @@ from world import World, draw_world
 from vlcl_toolkit.clip.model import Clip, encode_tokens, normalize
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import make_folder, sha256_of, write_atomic
+from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.mini.clip import CONFIG_FILE, WEIGHTS_FILE, MiniTokenizer, new_model
 from vlcl_toolkit.mini.stream import mini_stream
 from vlcl_toolkit.seeds import derive_seed, generator
@@ -45,6 +46,7 @@ from vlcl_toolkit.training.checkpoint import (
     pack_optimizer,
     unpack_optimizer,
 )
+from vlcl_toolkit.training.metrics import accuracy
 
 LOG_FILE = "pretraining.csv"
 MAX_LOGIT_SCALE = 100.0
@@ -133,18 +135,6 @@ def draw_round(config: PretrainConfig, index: int) -> World:
     )
 
 
-@torch.inference_mode()
-def zero_shot_accuracy(clip: Clip, tasks: Sequence[Task]) -> dict[str, float]:
-    """Percent of the validation images of each task that its class prompts classify correctly."""
-    scores = {}
-    for task in tasks:
-        features = clip.encode_image(clip.eval_transform(task.validation.images))
-        classes = clip.class_features(task.class_names, task.templates)
-        hits = (features @ classes.T).argmax(dim=1).cpu() == task.validation.labels
-        scores[task.name] = 100 * float(hits.float().mean())
-    return scores
-
-
 class Pretraining:
     """Model, optimiser and log; one method per numbered step of the module's head."""
 
@@ -220,7 +210,8 @@ class Pretraining:
             "logit_scale": self.clip.logit_scale,
         }
         if (index + 1) % config.evaluate_every == 0 or index + 1 == config.rounds:
-            line |= zero_shot_accuracy(self.clip, self.tasks)
+            zero_shot = make_method("zero_shot", self.clip)
+            line |= {task.name: accuracy(zero_shot, task.validation, task) for task in self.tasks}
         self.log.append(line)
         return line
 

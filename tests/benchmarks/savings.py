@@ -9,6 +9,7 @@ import torch
 from benchmarks.material import noise_stream
 from benchmarks.measure import side_by_side
 from benchmarks.steps import Stepper, bench_method
+from parity.official_order import OfficialOrder
 
 from vlcl_toolkit.clip.model import Clip, encode_tokens
 from vlcl_toolkit.methods.zscl.zscl import Zscl
@@ -50,7 +51,7 @@ def _comparisons(
     def texts(whole: bool) -> Work:
         @torch.no_grad()
         def work() -> Any:
-            return encode_tokens(clip.model, tokens, whole=whole)
+            return encode_tokens(clip.model, tokens, length=tokens.shape[1] if whole else None)
 
         return work
 
@@ -74,11 +75,11 @@ def _comparisons(
         zscl = method
         zscl.enter_stream(stream)
         stepper = Stepper(zscl, task, 0, Devices(clip))
-        worth = zscl._worth_keeping
+        worth = zscl.worth_caching
 
         def teacher(kept: bool) -> Work:
             def work() -> None:
-                zscl._worth_keeping = worth if kept else (lambda data: False)  # type: ignore[method-assign]
+                zscl.worth_caching = worth if kept else (lambda data: False)  # type: ignore[method-assign]
                 stepper.take(1)
 
             return work
@@ -93,7 +94,7 @@ def _comparisons(
     settings |= {"selector_iterations": 1, "selector_reference_iterations": 1}
     copy = Clip(deepcopy(clip.model), clip.tokenizer, name=clip.name, device=clip.device)
     with (
-        bench_method("moe_adapters", copy, computation="official", **settings) as official,
+        bench_method(OfficialOrder, copy, **settings) as official,
         bench_method("moe_adapters", clip, **settings) as grouped,
     ):
         works: list[Work] = []

@@ -22,6 +22,7 @@ from vlcl_toolkit.streams.base import Task, TaskStream
 from vlcl_toolkit.training.backends import peak_memory_mib, reset_peak_memory
 from vlcl_toolkit.training.devices import Devices
 from vlcl_toolkit.training.execution import Execution
+from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import train_step
 
 COOP = ("diki", "prefix_tuning")  # learn on CoOp's split
@@ -35,9 +36,10 @@ def split_of(method: str) -> str:
 
 
 @contextlib.contextmanager
-def bench_method(name: str, clip: Clip, **settings: Any) -> Iterator[Method]:
+def bench_method(method: str | type[Method], clip: Clip, **settings: Any) -> Iterator[Method]:
     """A method with its paper's settings for MTIL, attached; the selector's AlexNet has random weights."""
-    known = {field.name for field in fields(method_class(name).Config)}
+    cls = method_class(method)
+    known = {field.name for field in fields(cls.Config)}
     with tempfile.TemporaryDirectory() as folder:
         if "selector_weights" in known and clip.image_size >= _SMALLEST_FOR_ALEXNET:
             settings["selector_weights"] = str(Path(folder, "alexnet.pth"))
@@ -47,9 +49,9 @@ def bench_method(name: str, clip: Clip, **settings: Any) -> Iterator[Method]:
         if "allow_singular" in known:  # noise has few different images
             settings |= {"allow_singular": True, "shrinkage": "auto"}
         usable = {key: value for key, value in settings.items() if key in known}
-        config = make_config(name, {**preset_settings(name, "mtil"), **usable})
-        with make_method(name, clip, asdict(config)) as method:
-            yield method
+        config = make_config(cls, {**preset_settings(cls.name, "mtil"), **usable})
+        with make_method(cls, clip, asdict(config)) as attached:
+            yield attached
 
 
 class Stepper:
@@ -65,9 +67,8 @@ class Stepper:
 
     def take(self, step: int) -> None:
         """One step with its batch."""
-        images, labels = self.method.training_batch(self.task, step, 0)
-        labels = labels.to(images.device)
-        train_step(self.method, self.optimizer, images, labels, step, self.devices)
+        batch = load_step(self.method, self.task, step, 0)
+        train_step(self.method, self.optimizer, batch, self.devices)
 
     def steady(self, steps: int) -> float:
         """Median seconds of a step, after the first ones."""

@@ -10,12 +10,13 @@ from tiny import random_images, tiny_clip, tiny_stream
 from torch.distributions import MultivariateNormal
 
 from vlcl_toolkit.clip.model import normalize
-from vlcl_toolkit.methods.base import percent_correct
 from vlcl_toolkit.methods.diki.diki import Diki
 from vlcl_toolkit.methods.diki.gaussians import TaskGaussians
 from vlcl_toolkit.methods.diki.prefix_tuning import prefix_attention
 from vlcl_toolkit.methods.diki.prompts import residual_branch
+from vlcl_toolkit.methods.inference import percent_correct
 from vlcl_toolkit.streams import TaskStream
+from vlcl_toolkit.training.loader import load_step
 
 NEAR = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -37,7 +38,7 @@ def enlarge(method, index):
     generator = torch.Generator().manual_seed(index)
     for value in method.pool.tasks[index].values():
         value.data[1] = torch.randn(value[1].shape, generator=generator)
-    method.answers.forget(index)
+    method.predictions.forget(index)
 
 
 class Calls:
@@ -142,13 +143,13 @@ def test_text_up_to_the_last_end_of_text_is_the_whole_text(learned):
 def test_a_training_step_runs_no_frozen_image_pass(learned):
     method, stream = learned
     method.enter_task(2, stream[2])
-    images, labels = method.training_batch(stream[2], 0, seed=0)
+    batch = load_step(method, stream[2], 0, seed=0)
     with Calls(method.clip.model.visual) as image_tower:
-        terms = method.loss(images, labels, 0)
-    assert image_tower.rows == [len(images)]
+        terms = method.loss(batch)
+    assert image_tower.rows == [len(batch.images)]
     text = method.towers.text_features(stream[2], 2)[0]
-    image = method.towers.image_features(images, 2)
-    plain = F.cross_entropy(method.clip.logit_scale * image @ text.T, labels)
+    image = method.towers.image_features(batch.images, 2)
+    plain = F.cross_entropy(method.clip.logit_scale * image @ text.T, batch.labels)
     torch.testing.assert_close(terms["loss"], plain, **NEAR)
 
 
@@ -164,9 +165,8 @@ def test_validation_encodes_its_texts_once(learned):
     assert text_tower.rows == [len(task.class_names)]
     assert sum(image_tower.rows) == len(task.validation)
     with torch.no_grad():
-        plain = percent_correct(
-            lambda images: method.logits(images, task, 0), method.clip, task.validation, 4
-        )
+        logits = method.logits(method.clip.eval_transform(task.validation.images), task, 0)
+        plain = percent_correct(logits.argmax(dim=1), task.validation.labels)
     assert found == plain
 
 
@@ -245,7 +245,7 @@ def test_images_that_decide_alone_can_share_a_batch(learned, templates):
 
 
 @pytest.mark.parametrize("decision", ["sample", "batch", "group"])
-def test_answers_are_renewed_only_where_they_can_change(decision):
+def test_predictions_are_computed_only_where_they_can_change(decision):
     stream = tiny_stream()
     sets = [
         replace(t, test=random_images(23, len(t.class_names), 7 + i))
@@ -279,7 +279,7 @@ def test_answers_are_renewed_only_where_they_can_change(decision):
     assert prompted_rows < 9 * 23, "something was reused"
 
 
-def test_answers_are_renewed_when_the_prompts_move(learned):
+def test_predictions_are_computed_again_when_the_prompts_move(learned):
     method, stream = learned
     task = stream[2]
     method.enter_task(2, task)

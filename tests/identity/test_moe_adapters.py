@@ -4,12 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from methods.test_moe_adapters import attached, begin, eval_images, learn, moe_stream
+from parity.official_order import OfficialOrder, run_in_turn
 from tiny import tiny_clip
 
 from vlcl_toolkit.clip.model import Clip, normalize
-from vlcl_toolkit.methods.caches import FrozenFeatures
-from vlcl_toolkit.methods.moe_adapters.experts import Draws, Mixture, Mode, Place, grouped_linear
+from vlcl_toolkit.methods.caches import FeatureCache
+from vlcl_toolkit.methods.moe_adapters.experts import Mixture, Mode, Place, Sampler, grouped_linear
+from vlcl_toolkit.methods.moe_adapters.moe_adapters import MoEAdapters
 from vlcl_toolkit.methods.moe_adapters.selector_features import ClipFeatures
+from vlcl_toolkit.training.loader import load_step
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -34,7 +37,7 @@ def a_mixture(*, experts=6, top_k=2, dropout=0.0, width=12, bottleneck=5, tower=
     return mixture
 
 
-class Fixed(Draws):
+class Fixed(Sampler):
     """The same draws in every forward."""
 
     def noise(self, place, like):
@@ -54,7 +57,7 @@ class Same(Fixed):
 
 def in_turn(mixture, h):
     """The official order."""
-    mixture.mode.official = True
+    run_in_turn(mixture)
     return mixture(h)
 
 
@@ -65,13 +68,13 @@ def one_by_one(mixture, h):
     logits = z @ mixture.router_list[mode.router]
     if mode.noise:
         sigma = F.softplus(z @ mixture.w_noise_list[mode.router]) + 0.01
-        logits = logits + mode.draws.noise(mixture.place, logits) * sigma
+        logits = logits + mode.sampler.noise(mixture.place, logits) * sigma
     counts = torch.zeros(len(mixture.adaptmlp_list), dtype=torch.int64)
     keep = None
     if mode.training and mixture.dropout:
         hidden = mixture.adaptmlp_list[0].down_proj.out_features
         like = torch.empty(len(h), k, h.shape[1], hidden)
-        keep = mode.draws.keep(mixture.place, like, mixture.dropout)
+        keep = mode.sampler.keep(mixture.place, like, mixture.dropout)
     rows = []
     for b, row in enumerate(h):
         best = logits[b].topk(k)
@@ -101,7 +104,7 @@ def test_grouped_experts_are_the_experts_one_by_one(experts, top_k, dropout, for
     results = []
     for compute in (form, one_by_one):
         mixture = a_mixture(experts=experts, top_k=top_k, dropout=dropout)
-        mixture.mode.draws = Fixed()
+        mixture.mode.sampler = Fixed()
         x = h.clone().requires_grad_()
         out = compute(mixture, x)
         out, counts = out if isinstance(out, tuple) else (out, mixture.count)
@@ -123,28 +126,25 @@ def test_grouped_experts_are_the_experts_one_by_one(experts, top_k, dropout, for
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_a_training_step_in_the_official_order_is_the_same(stream, dropout):
     results = []
-    for computation in ("grouped", "official"):
+    for cls in (MoEAdapters, OfficialOrder):
         clip = tiny_clip()
-        method = attached(clip, stream, dropout=dropout, computation=computation)
+        method = attached(clip, stream, cls, dropout=dropout)
         begin(method, 0, stream[0])
         for mixture in method.towers.mixtures.values():
             generator = torch.Generator().manual_seed(3)
             for parameter in mixture.parameters():
                 torch.nn.init.normal_(parameter, generator=generator)
-        method.towers.mode.draws = Same()
-        images, labels = method.training_batch(stream[0], 0, 0)
-        loss = method.loss(images, labels, 0)["loss"]
+        method.towers.mode.sampler = Same()
+        batch = load_step(method, stream[0], 0, 0)
+        loss = method.loss(batch)["loss"]
         loss.backward()
         counts = torch.stack([m.count for m in method.towers.mixtures.values()])
         logits = method.predict(eval_images(stream[0], clip), stream[0])
         gradients = {n: p.grad for n, p in method.trainable().items()}
-        results.append((loss, counts, logits, gradients, clip.whole_texts))
+        results.append((loss, counts, logits, gradients))
         method.detach()
-        assert not clip.whole_texts
         assert all(block.attn.batch_first for block in clip.model.transformer.resblocks)
-    (loss, counts, logits, grads, whole), (*plain, plain_grads, plain_whole) = results
-    assert plain_whole
-    assert not whole
+    (loss, counts, logits, grads), (*plain, plain_grads) = results
     torch.testing.assert_close(loss, plain[0], **CLOSE)
     assert torch.equal(counts, plain[1])
     torch.testing.assert_close(logits, plain[2], rtol=1e-4, atol=1e-4)
@@ -158,7 +158,8 @@ def test_a_training_step_in_the_official_order_is_the_same(stream, dropout):
 @pytest.mark.parametrize("official", [False, True])
 def test_an_expert_whose_weight_vanishes_is_not_chosen(official):
     mixture = a_mixture(experts=3)
-    mixture.mode.official = official
+    if official:
+        run_in_turn(mixture)
     mixture.mode.noise = False
     with torch.no_grad():
         mixture.router_list[1].zero_()
@@ -215,8 +216,8 @@ def test_text_up_to_the_last_end_of_text_is_the_whole_text(clip, stream, route, 
     for mixture in method.towers.mixtures.values():
         for expert in mixture.adaptmlp_list:
             torch.nn.init.normal_(expert.up_proj.weight, generator=torch.Generator().manual_seed(3))
-    method.towers.mode.draws = Fixed()
-    images, labels = method.training_batch(stream[0], 0, 0)
+    method.towers.mode.sampler = Fixed()
+    batch = load_step(method, stream[0], 0, 0)
     results = []
     for plain in (False, True):
         if plain:
@@ -226,7 +227,7 @@ def test_text_up_to_the_last_end_of_text_is_the_whole_text(clip, stream, route, 
         parameters = method.trainable()
         for parameter in parameters.values():
             parameter.grad = None
-        loss = method.loss(images, labels, 0)["loss"]
+        loss = method.loss(batch)["loss"]
         loss.backward()
         counts = torch.stack([m.count for m in method.towers.mixtures.values()])
         results.append((loss, counts, {n: p.grad for n, p in parameters.items()}))
@@ -253,8 +254,8 @@ def test_frozen_features_and_old_errors_are_computed_once(clip, stream, monkeypa
     method = attached(clip, stream)
     begin(method, 0, stream[0])
     sizes = counted(monkeypatch, ClipFeatures, "extract")
-    # `FrozenFeatures` holds the bound function of before
-    method.selector.frozen.extract = method.selector.features.extract
+    # `FeatureCache` holds the bound function of before
+    method.selector.frozen.encode = method.selector.features.extract
     test = stream[0].test
     first = method.selector.errors_of(test)
     assert sum(sizes) == len(test)
@@ -271,33 +272,33 @@ def test_frozen_features_and_old_errors_are_computed_once(clip, stream, monkeypa
 def test_features_that_do_not_fit_are_computed_again(clip, stream):
     data = stream[0].test
     for limit, kept in ((1, True), (0, False)):
-        frozen = FrozenFeatures(clip, clip.encode_image, limit)
-        found = frozen.of(data)
+        frozen = FeatureCache(clip, clip.encode_image, limit)
+        found = frozen.features(data)
         assert torch.equal(found, clip.encode_image(eval_images(stream[0], clip)))
-        assert (data in frozen._kept) is kept
+        assert (data in frozen._entries) is kept
 
 
 def test_features_of_the_backbone_serve_all_runs(clip, stream, monkeypatch):
     data = stream[0].test
-    first = FrozenFeatures.of_backbone(clip).of(data)
+    first = FeatureCache.of_backbone(clip).features(data)
     sizes = counted(monkeypatch, Clip, "encode_image")
-    assert torch.equal(FrozenFeatures.of_backbone(clip).of(data), first)
+    assert torch.equal(FeatureCache.of_backbone(clip).features(data), first)
     assert not sizes
-    # another size of portions is another computation, and so is another backbone
-    FrozenFeatures.of_backbone(clip, images_at_once=2).of(data)
+    # another batch size is another computation, and so is another backbone
+    FeatureCache.of_backbone(clip, batch_size=2).features(data)
     assert set(sizes) == {2}
     sizes.clear()
-    FrozenFeatures.of_backbone(tiny_clip(seed=1)).of(data)
+    FeatureCache.of_backbone(tiny_clip(seed=1)).features(data)
     assert sum(sizes) == len(data)
 
 
 def test_a_large_set_that_is_asked_for_once_is_not_kept(clip, stream):
     data = stream[0].test
     for again, limit, kept in ((False, 1, False), (False, 100, True), (True, 1, True)):
-        frozen = FrozenFeatures(clip, lambda images: images.flatten(1), limit)
-        size = frozen.of(data, again=again).nbytes
+        frozen = FeatureCache(clip, lambda images: images.flatten(1), limit)
+        size = frozen.features(data, again=again).nbytes
         assert 0.01 * 2**20 < size < 2**20
-        assert (data in frozen._kept) is kept
+        assert (data in frozen._entries) is kept
 
 
 def test_heads_are_built_when_needed_and_the_plain_one_once(clip, stream, monkeypatch):
@@ -319,13 +320,13 @@ def test_plain_text_features_once_per_task_without_experts_in_the_text_tower(mon
     clip, stream = tiny_clip(), moe_stream()
     method = attached(clip, stream, towers="image", dropout=0.0)
     begin(method, 0, stream[0])
-    method.towers.mode.draws = Fixed()
-    images, labels = method.training_batch(stream[0], 0, 0)
+    method.towers.mode.sampler = Fixed()
+    batch = load_step(method, stream[0], 0, 0)
     sizes = counted(monkeypatch, Clip, "encode_text")
-    losses = [method.loss(images, labels, step)["loss"] for step in range(3)]
+    losses = [method.loss(batch)["loss"] for step in range(3)]
     assert sizes == [3]
     method._fixed_text = None
-    assert torch.equal(method.loss(images, labels, 0)["loss"], losses[0])
+    assert torch.equal(method.loss(batch)["loss"], losses[0])
 
 
 def test_images_of_one_route_share_batches(clip, stream):

@@ -11,6 +11,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.methods.diki.gaussians import TaskGaussians, decide
 from vlcl_toolkit.streams import ImageData
+from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import run, train_step
 
 SETTINGS = SMALL["diki"]
@@ -35,8 +36,8 @@ def learn(method, index, task, seed=0):
     begin(method, index, task, seed)
     optimizer = method.optimizer(list(method.trainable().values()))
     for step in range(method.steps(task)):
-        images, labels = method.training_batch(task, step, seed)
-        train_step(method, optimizer, images, labels, step, one_process())
+        batch = load_step(method, task, step, seed)
+        train_step(method, optimizer, batch, one_process())
     method.end_task(index, task)
 
 
@@ -138,9 +139,9 @@ def test_keys_follow_the_generator(stream):
 def test_training_shuffles_and_does_not_augment(stream):
     method = attached()
     begin(method, 0, stream[0])
-    images, labels = method.training_batch(stream[0], 0, seed=3)
+    batch = load_step(method, stream[0], 0, seed=3)
     plain = method.clip.eval_transform(stream[0].train.images)
-    for image, label in zip(images, labels, strict=True):
+    for image, label in zip(batch.images, batch.labels, strict=True):
         same = [i for i, other in enumerate(plain) if torch.equal(image, other)]
         assert any(stream[0].train.labels[i] == label for i in same)
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from small_methods import attached, begin, learn, reference_stream
+from small_methods import attached, begin, learn, prepared_batch, reference_stream
 from tiny import tiny_clip
 
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.methods.zscl.icarl import herd, herd_by_class
 from vlcl_toolkit.streams import TaskStream
+from vlcl_toolkit.training.loader import load_step
 
 
 def points(n=30, seed=0):
@@ -75,8 +76,8 @@ def test_the_faithful_memory_outgrows_its_size():
 def test_the_first_task_is_fine_tuned():
     method = attached("icarl")
     task = begin(method, 0)
-    images, labels = method.training_batch(task, 0, seed=0)
-    assert set(method.loss(images, labels, 0)) == {"loss"}
+    batch = prepared_batch(method, task, 0, seed=0)
+    assert set(method.loss(batch)) == {"loss"}
 
 
 def test_the_memory_is_walked_in_order():
@@ -86,8 +87,8 @@ def test_the_memory_is_walked_in_order():
     expected = method.clip.eval_transform(kept).split(3)
     task = begin(method, 1)
     for step in range(7):
-        method.training_batch(task, step, seed=0)
-        assert torch.equal(method.reference_batch.images, expected[step % 3])
+        batch = load_step(method, task, step, seed=0)
+        assert torch.equal(batch.others["reference"].images, expected[step % 3])
 
 
 def test_the_class_incremental_code_updates_its_memory_first():
@@ -102,6 +103,6 @@ def test_without_distillation_it_is_fine_tuning():
     for index in range(2):
         learn(method, index)
     assert "image_distillation" not in method.loss(
-        *method.training_batch(method.stream[1], 0, seed=0), 0
+        prepared_batch(method, method.stream[1], 0, seed=0)
     )
     assert set(method.trainable()) == set(plain.trainable())

@@ -10,9 +10,10 @@ from tiny import one_process, random_images, tiny_clip, tiny_stream
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_config, make_method
 from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL
-from vlcl_toolkit.methods.moe_adapters.experts import Draws
+from vlcl_toolkit.methods.moe_adapters.experts import Sampler
 from vlcl_toolkit.streams.base import Reference
 from vlcl_toolkit.training.checkpoint import CheckpointStore
+from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import run, train_step
 
 SETTINGS = SMALL["moe_adapters"]
@@ -29,9 +30,9 @@ def stream():
     return moe_stream()
 
 
-def attached(clip=None, stream=None, **settings):
+def attached(clip=None, stream=None, method="moe_adapters", **settings):
     """A method on a tiny backbone."""
-    method = make_method("moe_adapters", clip or tiny_clip(), SETTINGS | settings)
+    method = make_method(method, clip or tiny_clip(), SETTINGS | settings)
     method.attach()
     method.enter_stream(stream or moe_stream())
     return method
@@ -49,8 +50,8 @@ def learn(method, index, task, seed=0):
     torch.manual_seed(seed)
     optimizer = method.optimizer(list(method.trainable().values()))
     for step in range(method.steps(task)):
-        images, labels = method.training_batch(task, step, seed)
-        train_step(method, optimizer, images, labels, step, one_process())
+        batch = load_step(method, task, step, seed)
+        train_step(method, optimizer, batch, one_process())
     method.end_task(index, task)
 
 
@@ -132,9 +133,9 @@ def test_training_learns(stream):
     method = attached(stream=stream, iterations=40, learning_rate=3e-2, label_smoothing=0.0)
     begin(method, 0, stream[0])
     optimizer = method.optimizer(list(method.trainable().values()))
-    images, labels = method.training_batch(stream[0], 0, 0)
+    batch = load_step(method, stream[0], 0, 0)
     terms = [
-        train_step(method, optimizer, images, labels, step, one_process())["loss"]
+        train_step(method, optimizer, batch, one_process())["loss"]
         for step in range(method.steps(stream[0]))
     ]
     assert terms[-1] < 0.5 * terms[0]
@@ -143,16 +144,16 @@ def test_training_learns(stream):
 def test_counters_count_rows_of_training_alone(stream):
     method = attached(stream=stream)
     begin(method, 0, stream[0])
-    images, labels = method.training_batch(stream[0], 0, 0)
-    method.loss(images, labels, 0)
-    method.image_features(images, 0)
+    batch = load_step(method, stream[0], 0, 0)
+    method.loss(batch)
+    method.image_features(batch.images, 0)
     totals = [int(m.count.sum()) for m in method.towers.mixtures.values()]
     assert totals == [2 * 8] * 2 + [2 * 3] * 2
     begin(method, 1, stream[1])
     assert not any(m.count.any() for m in method.towers.mixtures.values())
 
 
-class Fixed(Draws):
+class Fixed(Sampler):
     """Noise that sends every row to experts 0 and 1."""
 
     def noise(self, place, like):
@@ -164,9 +165,9 @@ def test_adam_and_an_expert_that_no_row_chose(stream, rule):
     method = attached(stream=stream, unused_expert_grad=rule, dropout=0.0)
     begin(method, 0, stream[0])
     optimizer = method.optimizer(list(method.trainable().values()))
-    images, labels = method.training_batch(stream[0], 0, 0)
-    method.towers.mode.draws = Fixed()
-    train_step(method, optimizer, images, labels, 0, one_process())
+    batch = load_step(method, stream[0], 0, 0)
+    method.towers.mode.sampler = Fixed()
+    train_step(method, optimizer, batch, one_process())
     steps = {
         name: int(optimizer.state[parameter]["step"]) if parameter in optimizer.state else None
         for name, parameter in method.trainable().items()
@@ -179,12 +180,12 @@ def test_adam_and_an_expert_that_no_row_chose(stream, rule):
 def test_the_balance_term_is_an_option(stream):
     method = attached(stream=stream, balance_weight=2.0, dropout=0.0)
     begin(method, 0, stream[0])
-    images, labels = method.training_batch(stream[0], 0, 0)
+    batch = load_step(method, stream[0], 0, 0)
     torch.manual_seed(0)
-    found = method.loss(images, labels, 0)
+    found = method.loss(batch)
     method.config = replace(method.config, balance_weight=0.0)
     torch.manual_seed(0)
-    plain = method.loss(images, labels, 0)
+    plain = method.loss(batch)
     assert plain.keys() == {"loss"}
     assert float(found["balance"].detach()) > 0
     torch.testing.assert_close(found["loss"], plain["loss"] + 2 * found["balance"])

@@ -143,7 +143,9 @@ def large_enough(monkeypatch):
 
 def autoencoders(count, dim):
     generator = torch.Generator().manual_seed(0)
-    made = [Autoencoder(dim, 6).draw(generator) for _ in range(count)]
+    made = [Autoencoder(dim, 6) for _ in range(count)]
+    for autoencoder in made:
+        autoencoder.reset_parameters(generator)
     return {f"{i}.{k}": v for i, a in enumerate(made) for k, v in a.state_dict().items()}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_methods import attached, begin, disturb, gradients, learn, weights
+from small_methods import attached, begin, disturb, gradients, learn, prepared_batch, weights
 
 from vlcl_toolkit.methods import make_method
 
@@ -48,14 +48,14 @@ def test_wise_ft_interpolates_after_each_task(towards):
 
 
 def test_wise_ft_of_share_one_is_fine_tuning():
-    method, plain = attached("wise_ft", average_share=1.0), attached("wise_ft", averaging="none")
+    method, plain = attached("wise_ft", average_alpha=1.0), attached("wise_ft", averaging="none")
     learn(method)
     learn(plain)
     assert all(torch.equal(w, weights(plain)[name]) for name, w in weights(method).items())
 
 
 def test_ensemble_wise_shrinks_to_the_start():
-    method = attached("weight_ensemble", averaging="ensemble_wise", average_share=0.9)
+    method = attached("weight_ensemble", averaging="ensemble_wise", average_alpha=0.9)
     start, snapshots = weights(method), []
     learn(method, each=lambda step: step % 3 or snapshots.append(weights(method)))
     mean = start
@@ -70,7 +70,7 @@ def test_moving_averages_pull_the_student(towards):
     method = attached(
         "weight_ensemble",
         averaging="moving",
-        average_share=0.75,
+        average_alpha=0.75,
         average_towards=towards,
         average_every=1,
     )
@@ -100,17 +100,17 @@ def test_consolidation_pulls_back_to_the_start_of_the_task():
 def test_consolidation_is_a_sum_and_has_no_gradient_at_the_start():
     method = attached("weight_consolidation", weight_consolidation=3.0)
     task = begin(method)
-    images, labels = method.training_batch(task, 0, seed=0)
-    terms = method.loss(images, labels, 0)
+    batch = prepared_batch(method, task, 0, seed=0)
+    terms = method.loss(batch)
     assert terms["consolidation"] == 0
     plain = gradients(method, terms["loss"])
     method.config = make_method("weight_consolidation", method.clip).config
-    again = gradients(method, method.loss(images, labels, 0)["loss"])
+    again = gradients(method, method.loss(batch)["loss"])
     assert all(torch.equal(plain[name], again[name]) for name in plain)
     with torch.no_grad():
         method.trainable()["text_projection"].add_(0.5)
     size = method.trainable()["text_projection"].numel()
-    assert float(method.loss(images, labels, 0)["consolidation"]) == pytest.approx(0.25 * size)
+    assert float(method.loss(batch)["consolidation"]) == pytest.approx(0.25 * size)
 
 
 def test_nothing_of_a_task_is_kept_after_it():

@@ -11,6 +11,7 @@ from small_methods import (
     disturb,
     gradients,
     learn,
+    prepared_batch,
     reference_stream,
     weights,
 )
@@ -22,6 +23,7 @@ from vlcl_toolkit.methods.zscl.config import VARIANTS
 from vlcl_toolkit.methods.zscl.losses import off_diagonal_logits, soft_cross_entropy
 from vlcl_toolkit.methods.zscl.official import read_official_checkpoint
 from vlcl_toolkit.methods.zscl.reference import random_sentences, tokenize_cut
+from vlcl_toolkit.training.loader import load_step
 
 TEXT_TOWER = ("transformer.", "token_embedding", "positional_embedding", "ln_final", "text_proj")
 
@@ -30,10 +32,10 @@ def distillation_gradient(method, step=0, index=0):
     """Gradients of everything but the cross-entropy, and the terms."""
     task = begin(method, index)
     disturb(method)
-    images, labels = method.training_batch(task, step, seed=0)
-    terms = method.loss(images, labels, step)
+    batch = prepared_batch(method, task, step, seed=0)
+    terms = method.loss(batch)
     both = gradients(method, terms["loss"])
-    alone = gradients(method, method.loss(images, labels, step)["cross_entropy"])
+    alone = gradients(method, method.loss(batch)["cross_entropy"])
     return {name: both[name] - alone[name] for name in both}, terms
 
 
@@ -68,12 +70,12 @@ def test_everything_but_the_scale_is_trained(clip, name):
 def test_a_student_that_is_the_teacher_has_no_distillation_gradient():
     method = attached("zscl", feature_distance=True, image_image=True)
     task = begin(method)
-    images, labels = method.training_batch(task, 0, seed=0)
-    terms = method.loss(images, labels, 0)
+    batch = prepared_batch(method, task, 0, seed=0)
+    terms = method.loss(batch)
     assert terms["feature_distance"].item() == pytest.approx(0, abs=1e-10)
     assert terms["image_distillation"] > 0  # a cross-entropy, not a divergence
     both = gradients(method, terms["loss"])
-    alone = gradients(method, method.loss(images, labels, 0)["cross_entropy"])
+    alone = gradients(method, method.loss(batch)["cross_entropy"])
     for name, value in both.items():
         torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-5)
 
@@ -95,13 +97,13 @@ def test_corrected_text_side_with_all_texts_is_the_formula():
     method = attached("zscl", text_side="student", weight_consolidation=0.0)
     task = begin(method)
     disturb(method)
-    images, labels = method.training_batch(task, 0, seed=0)
-    batch, tokens, scale = method.reference_batch, method.reference.tokens, method.clip.logit_scale
-    found = method.loss(images, labels, 0)["text_distillation"]
+    batch = prepared_batch(method, task, 0, seed=0)
+    tokens, scale = method.reference.tokens, method.clip.logit_scale
+    found = method.loss(batch)["text_distillation"]
     student = method.clip.encode_text(tokens)
     teacher = method.teacher.texts(tokens)
-    official = scale * teacher @ batch.teacher.T
-    expected = soft_cross_entropy(official, scale * student @ batch.teacher.T, 2.0)
+    official = scale * teacher @ batch.prepared["teacher"].T
+    expected = soft_cross_entropy(official, scale * student @ batch.prepared["teacher"].T, 2.0)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -119,8 +121,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(settings, factors):
     method = attached("zscl", **settings)
     task = begin(method)
     disturb(method)
-    images, labels = method.training_batch(task, 0, seed=0)
-    terms = method.loss(images, labels, 0)
+    batch = prepared_batch(method, task, 0, seed=0)
+    terms = method.loss(batch)
     names = ("image_distillation", "text_distillation", "image_image", "feature_distance")
     parts = sum(f * terms[name] for f, name in zip(factors, names, strict=True) if f)
     expected = terms["cross_entropy"] + parts + terms["consolidation"]
@@ -206,9 +208,8 @@ def test_reference_batches_shuffle_all_reference_images():
     task = begin(method)
     sizes, seen = [], []
     for step in range(5):  # 21 images
-        method.training_batch(task, step, seed=0)
-        sizes.append(len(method.reference_batch.images))
-        seen.append(method.reference_batch.images)
+        seen.append(load_step(method, task, step, seed=0).others["reference"].images)
+        sizes.append(len(seen[-1]))
     assert sizes == [5, 5, 5, 5, 1]
     assert len(torch.cat(seen).flatten(1).unique(dim=0)) == 21
 

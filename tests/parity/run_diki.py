@@ -14,6 +14,7 @@ from torch import Tensor
 
 from parity.loading import Case, assert_close, assert_same, build_clip, runner
 from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.diki.diki import Diki
 from vlcl_toolkit.methods.diki.gaussians import TaskGaussians
 from vlcl_toolkit.methods.diki.official import read_official_checkpoint
@@ -208,7 +209,9 @@ def run_train(case: Case) -> None:
     for step in range(record["steps"]):
         end = ends[step % len(sizes)]
         rows = slice(end - sizes[step % len(sizes)], end)
-        terms = train_step(method, optimizer, images[rows], labels[rows], step, one_process())
+        terms = train_step(
+            method, optimizer, Batch(images[rows], labels[rows], step), one_process()
+        )
         rate, loss = tensors["lrs"][step], tensors["losses"][step]
         assert_close(terms["learning_rate"], rate, f"lrs[{step}]", rtol=1e-6, atol=0)
         rtol, atol = tolerance["rtol"], tolerance["loss_atol"]
@@ -311,7 +314,7 @@ def run_stream(case: Case) -> None:
         for step in range(method.steps(task)):
             rows = batches[step % len(batches)]
             images, labels = task.train.images[rows], task.train.labels[rows]
-            terms = train_step(method, optimizer, images, labels, step, one_process())
+            terms = train_step(method, optimizer, Batch(images, labels, step), one_process())
             losses.append(terms["loss"])
         method.end_task(index, task)
         name, atol = f"pool_after_task{index}", tolerance["pool_after"]

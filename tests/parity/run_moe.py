@@ -1,8 +1,8 @@
 """Cases of MoE-Adapters: forward, task chains, the class-incremental variant, the auto-selector.
 
-One forward and backward pass is compared in both forms of the computation, grouped and official.
-Chains of optimiser steps keep to the official order of sums (`computation="official"`): Adam divides
-each gradient by its own size, so that what float32 rounds away decides where an element goes whose
+One forward and backward pass is compared for the library's method and for the same in the official
+order of sums (official_order.py). Chains of optimiser steps keep to that order: Adam divides each
+gradient by its own size, so that what float32 rounds away decides where an element goes whose
 gradient all but vanishes.
 """
 
@@ -24,9 +24,11 @@ from parity.loading import (
     build_clip,
     runner,
 )
+from parity.official_order import OfficialOrder
 from vlcl_toolkit.clip.model import Clip, encode_tokens
+from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL, MoEAdaptersConfig
-from vlcl_toolkit.methods.moe_adapters.experts import Draws, Place, Routing, balance, load
+from vlcl_toolkit.methods.moe_adapters.experts import Place, Routing, Sampler, balance, load
 from vlcl_toolkit.methods.moe_adapters.moe_adapters import BALANCE_FACTOR, MoEAdapters
 from vlcl_toolkit.methods.moe_adapters.selector import (
     Autoencoder,
@@ -52,8 +54,8 @@ PLAIN = -1
 # What a case says.
 
 
-class Recorded(Draws):
-    """Replays the recorded draws below the first of some prefixes that has any."""
+class Recorded(Sampler):
+    """Replays the recorded numbers below the first of some prefixes that has any."""
 
     def __init__(self, tensors: dict[str, Tensor], *prefixes: str):
         self.tensors = tensors
@@ -193,9 +195,9 @@ def run_forward(case: Case) -> None:
         if not below(tensors, f"{part}."):
             continue
         dropout = 0.1 if below(tensors, f"{part}.keep.") else 0.0
-        for computation in ("grouped", "official"):
-            config = case_config(case, dropout=dropout, computation=computation)
-            with MoEAdapters(case_clip(case), config) as method:
+        for cls in (MoEAdapters, OfficialOrder):
+            config = case_config(case, dropout=dropout)
+            with cls(case_clip(case), config) as method:
                 put(method, weights, max(routers_in(weights), last_route(tensors) + 1))
                 if part == "eval":
                     check_evaluation(method, tensors)
@@ -214,7 +216,8 @@ def check_evaluation(method: MoEAdapters, tensors: dict[str, Tensor]) -> None:
         name = f"eval.task{route}."
         expected = below(tensors, name)
         with watching(method) as seen, torch.no_grad(), method.towers.routed(route):
-            text = encode_tokens(method.clip.model, tokens, whole=method.clip.whole_texts)
+            whole = tokens.shape[1] if isinstance(method, OfficialOrder) else None
+            text = encode_tokens(method.clip.model, tokens, length=whole)
             assert_close(text, expected["text_features"], f"{name}text", **FEATURES)
             found = raw_features(method.clip, images)
             assert_close(found, expected["image_features"], f"{name}image", **FEATURES)
@@ -230,13 +233,13 @@ def check_training_step(method: MoEAdapters, case: Case, part: str) -> None:
     task = method.clip.tokenizer.task("train", tokens[:, None], method.clip.image_size)
     expected, names = below(tensors, f"{part}."), record[f"{part}.grad_fp.names"]
     method.enter_task(routers_in(names) - 1, task)
-    method.towers.mode.draws = Recorded(tensors, f"{part}.")
+    method.towers.mode.sampler = Recorded(tensors, f"{part}.")
 
     logits = method.training_logits(images)[0].detach()
     assert_close(logits, expected["logits"], f"{part}.logits", **LOGITS)
     method.begin_experts(method.task_index, torch.Generator())  # the counters begin at 0
     with watching(method) as seen:
-        loss = method.loss(images, labels, 0)["loss"]
+        loss = method.loss(Batch(images, labels, 0))["loss"]
     loss.backward()
     assert_close(loss, expected["loss"], f"{part}.loss", **FEATURES)
     check_gates(seen, below(expected, "gates."), f"{part}.gates.")
@@ -272,7 +275,6 @@ def run_chain(case: Case) -> None:
         rates = {f"task{t}": rate for t, rate in enumerate(record["peak_lrs"])}
         config = case_config(
             case,
-            computation="official",
             unused_expert_grad=variant,
             iterations=record["iterations_N"],
             warmup=record["warmup"],
@@ -283,7 +285,7 @@ def run_chain(case: Case) -> None:
             clip.tokenizer.task(f"task{t}", tensors[f"in.task{t}.eval_tokens"], clip.image_size)
             for t in range(record["tasks"])
         ]
-        with MoEAdapters(clip, config) as method:
+        with OfficialOrder(clip, config) as method:
             for index, task in enumerate(tasks):
                 train_task(method, case, variant, index, task)
             if variant == "skip":
@@ -344,7 +346,7 @@ def run_steps(
         # the variants of a chain share the draws of the first
         same = title.replace("zero.", "skip.")
         names_of_draws = (f"{title}step{step}.", f"{same}step{step}.")
-        method.towers.mode.draws = Recorded(tensors, *names_of_draws)
+        method.towers.mode.sampler = Recorded(tensors, *names_of_draws)
         images, labels = batch(step)
         if step in (0, steps - 1):
             kept = method.state_dict()
@@ -354,7 +356,7 @@ def run_steps(
             method.load_state_dict(kept)  # the counters
             key = "logits_step0" if step == 0 else "logits_last"
             assert_close(logits, expected[key], f"{title}{key}", **AFTER_A_CHAIN)
-        terms = train_step(method, optimizer, images, labels, step, one_process())
+        terms = train_step(method, optimizer, Batch(images, labels, step), one_process())
         assert_close(terms["loss"], expected["losses"][step], f"{title}losses[{step}]", **LOSSES)
         rate = expected["lrs"][step]
         assert_close(terms["learning_rate"], rate, f"{title}lrs[{step}]", rtol=1e-5, atol=1e-9)
@@ -405,7 +407,6 @@ def run_class_incremental(case: Case) -> None:
         case,
         **{
             **CLASS_INCREMENTAL,
-            "computation": "official",
             "experts": record["E"],
             "label_smoothing": record["label_smoothing"],
             "epochs": None,
@@ -417,7 +418,7 @@ def run_class_incremental(case: Case) -> None:
     )
     clip = case_clip(case)
     earlier = 0
-    with MoEAdapters(clip, config) as method:
+    with OfficialOrder(clip, config) as method:
         for index in numbers(r"task(\d+)\.", tensors):
             expected = below(tensors, f"task{index}.")
             tokens = expected["step_tokens"]
@@ -443,7 +444,7 @@ def run_class_incremental(case: Case) -> None:
                 method.config = replace(config, eval_noise=noisy)
                 method.forget_class_features()
                 if noisy:
-                    method.towers.mode.draws = Recorded(tensors, title)
+                    method.towers.mode.sampler = Recorded(tensors, title)
                 with watching(method) as routing:
                     found = method.predict(tensors["in.test_images"], seen).softmax(dim=1)
                 assert_close(found, expected[f"{part}.probs"], f"{title}probs", **PROBABILITIES)
@@ -533,7 +534,7 @@ def run_selector_decisions(case: Case) -> None:
     clip = case_clip(case)
     task = clip.tokenizer.task("data", tensors["in.eval_tokens"], clip.image_size)
     config = case_config(case, decision="batch", threshold=record["threshold"])
-    with MoEAdapters(clip, config) as method:
+    with OfficialOrder(clip, config) as method:
         put(method, weights, max(routers_in(weights), len(expected["text_heads"]) - 1))
         dim = tensors["ae.0.encoder.0.weight"].shape[1]
         features = stand_in(record, below(tensors, "fe."), dim, batches[0])

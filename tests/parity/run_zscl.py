@@ -19,11 +19,12 @@ from parity.loading import (
 from parity.zscl_settings import class_incremental_settings, training_settings
 from vlcl_toolkit.clip.model import Clip, encode_tokens, normalize
 from vlcl_toolkit.methods import Method, make_method
+from vlcl_toolkit.methods.batch import Batch, ImageSet
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
 from vlcl_toolkit.methods.zscl.averaging import extend_mean, interpolate, squared_distance
 from vlcl_toolkit.methods.zscl.icarl import Icarl
 from vlcl_toolkit.methods.zscl.losses import soft_cross_entropy
-from vlcl_toolkit.methods.zscl.zscl import Zscl
+from vlcl_toolkit.methods.zscl.zscl import REFERENCE, Zscl
 from vlcl_toolkit.streams import ImageData, Task, TaskStream
 from vlcl_toolkit.streams.base import Reference
 from vlcl_toolkit.training.loop import train_step
@@ -201,11 +202,13 @@ def train_task(
     optimizer = method.optimizer(list(method.trainable().values()))
     log: dict[str, list[float]] = {}
     for step in range(method.steps(task)):
+        others = {}
         if isinstance(method, Zscl) and method.distils:
             images = reference[step % len(reference)]
-            method.reference_batch = method.make_reference_batch(images)
-        images, labels = batches[step % len(batches)]
-        terms = train_step(method, optimizer, images, labels, step, one_process())
+            others[REFERENCE] = ImageSet(images, torch.arange(len(images)))
+            method.worth_caching = lambda data: False  # these images are in no data set
+        batch = Batch(*batches[step % len(batches)], step, others=others)
+        terms = train_step(method, optimizer, batch, one_process())
         for name, value in terms.items():
             log.setdefault(name, []).append(value)
         trained = method.trainable().items()

@@ -139,17 +139,17 @@ def _averaging(flags: dict[str, Any]) -> dict[str, Any]:
     if moving:
         return {
             "averaging": "moving",
-            "average_share": decay,
+            "average_alpha": decay,
             "average_towards": names[towards],
         }
     if ensemble:
         return {"averaging": "ensemble"}
     if wise:
-        return {"averaging": "ensemble_wise", "average_share": ensemble_share}
+        return {"averaging": "ensemble_wise", "average_alpha": ensemble_share}
     if merge:
         return {
             "averaging": "wise_ft",
-            "average_share": share,
+            "average_alpha": share,
             "average_towards": names[merge_towards],
         }
     return {}
@@ -167,7 +167,7 @@ def _from_words(plain: dict[str, Any], hyper: dict[str, Any]) -> dict[str, Any]:
         }
         config["averaging"] = kinds[averaging["kind"]]
         config["average_every"] = averaging.get("every", 100)
-        config["average_share"] = averaging.get("alpha")
+        config["average_alpha"] = averaging.get("alpha")
         config["average_towards"] = averaging.get("towards", "task_start")
     if distillation:
         texts = {
@@ -260,7 +260,7 @@ def _fitting(config: dict[str, Any]) -> dict[str, Any]:
         "temperature",
         "random_sentences",
     }
-    space = {"weight_consolidation", "averaging", "average_every", "average_share"}
+    space = {"weight_consolidation", "averaging", "average_every", "average_alpha"}
     space |= {"average_towards"}
     unfit = set()
     if name in ("finetune", "wise_ft", "weight_ensemble", "weight_consolidation"):

@@ -42,7 +42,6 @@ def encode_tokens(
     model: CLIP,
     tokens: Int[Tensor, "n context"],
     *,
-    whole: bool = False,
     length: int | None = None,
 ) -> Float[Tensor, "n dim"]:
     """Text features, not normalised, of token ids.
@@ -53,12 +52,11 @@ def encode_tokens(
     Args:
         model: an open_clip CLIP with a causal text tower.
         tokens: ids with the end-of-text id, the largest of each row, at the pooled position.
-        whole: run over all positions instead, as OpenAI's code does; rounding alone differs.
-        length: run over that many positions (where `tokens` are a part of a batch).
+        length: run over that many positions instead (where `tokens` are a part of a batch).
     """
     ends = tokens.argmax(dim=-1)
     if length is None:
-        length = tokens.shape[1] if whole else text_length(tokens)
+        length = text_length(tokens)
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
     x = model.ln_final(x[torch.arange(len(x), device=x.device), ends])
@@ -82,7 +80,6 @@ class Clip:
         weights_sha256: hash of the weights' names, shapes and values, whatever file they came from.
         image_size, embed_dim: pixels of a side; dimensions of the joint space.
         holder: name of the method that is attached, or None.
-        whole_texts: run the text tower over all positions of a text; see `encode_tokens`.
     """
 
     def __init__(
@@ -117,7 +114,6 @@ class Clip:
         self.eval_transform = ImageTransform(self.image_size, mean, std, augment=False)
         self.weights_sha256 = hash_weights(model)
         self.holder: str | None = None
-        self.whole_texts = False
         self._scale: tuple[tuple[int, int], float] = (0, -1), 0.0
 
     def __repr__(self) -> str:
@@ -168,7 +164,7 @@ class Clip:
 
     def encode_text(self, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n dim"]:
         """Unit-norm float32 features of token ids."""
-        length = tokens.shape[1] if self.whole_texts else text_length(tokens)
+        length = text_length(tokens)
 
         def tower(part: Tensor) -> Tensor:
             with self.autocast():

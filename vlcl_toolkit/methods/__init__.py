@@ -13,9 +13,12 @@ from vlcl_toolkit.methods.registry import (
 
 if TYPE_CHECKING:
     from vlcl_toolkit.methods.base import Method
+    from vlcl_toolkit.methods.batch import Batch, BatchRequest
     from vlcl_toolkit.methods.official_checkpoints import import_official, load_imported
 
 __all__ = [
+    "Batch",
+    "BatchRequest",
     "Method",
     "import_official",
     "load_imported",
@@ -27,8 +30,11 @@ __all__ = [
 ]
 
 
+_MODULES = {"Method": "base", "Batch": "batch", "BatchRequest": "batch"}
+
+
 def __getattr__(name: str) -> Any:  # what needs torch is imported when it is used
     if name in __all__:
-        module = "base" if name == "Method" else "official_checkpoints"
+        module = _MODULES.get(name, "official_checkpoints")
         return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,20 +1,35 @@
-"""What every continual-learning method is: one interface.
+"""The interface of a continual-learning method.
 
-A run calls a method in this order:
+Ten methods make one that trains:
+
+    on_attach, on_detach                what it changes in the backbone, and how that is undone
+    trainable, steps                    what is trained in a task, and for how many steps
+    optimizer, learning_rate            how
+    loss                                of a batch of labelled images
+    predict                             logits of unlabelled images
+    state_dict, load_state_dict         what a checkpoint holds
+
+A method that trains nothing needs only `predict`. All others have a default that does what most
+methods need; override those in whose place something else happens. A run calls a method in this
+order:
 
     attach
     enter_stream                        once, before the first task
     for each task:
         enter_task                      also when a run resumes in the middle of a task
         begin_task                      once per task
-        for each step: learning_rate, loss, (backward) after_backward, (optimiser) after_step
+        for each step:
+            batch_requests              which images the step needs
+            learning_rate
+            prepare, loss               on the batch of these images
+            after_backward              the gradients are there
+            after_step                  the optimiser has moved
         end_task
         predict                         on every task of the stream
     detach
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -23,26 +38,23 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods.batch import LABELLED, Batch, BatchRequest
+from vlcl_toolkit.methods.inference import predicted_labels, run_batches
 from vlcl_toolkit.methods.introspection import Introspection
 from vlcl_toolkit.seeds import derive_seed
-from vlcl_toolkit.sharding import gather_predictions
-from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches, load_batch
-from vlcl_toolkit.streams.data import Draw
+from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches
 
 
-class Method(Introspection, ABC):
-    """Says what is trained, what the loss of a batch is, and how an image is classified.
-
-    A method that trains nothing needs only `predict`. One that trains also defines `trainable`,
-    `steps`, `optimizer`, `learning_rate`, `loss`, `state_dict` and `load_state_dict`.
+class Method(ABC):
+    """What is trained, what the loss of a batch is, and how an image is classified.
 
     Attributes:
         name: under which it is registered.
         Config: frozen dataclass of its settings; the defaults are the paper's.
-        decision: "sample" (each image decides alone) or "batch" (a test batch decides together).
+        decision: "sample" (each image decides alone) or "batch" (a test batch decides as one).
         eval_batch_size: images that `predict` gets at once.
         trains_all: the loss of every batch depends on every parameter in `trainable`; saves several
-            processes a search for those that have no gradient.
+            ranks a search for those that have no gradient.
         clip, config: the backbone it attaches to; its settings.
         task_index, task: the task being learned, set by `enter_task`.
     """
@@ -101,10 +113,10 @@ class Method(Introspection, ABC):
     # Training.
 
     def enter_stream(self, stream: TaskStream) -> None:
-        """Take what concerns the whole stream, e.g. its reference material."""
+        """What concerns the whole stream, e.g. taking its reference material."""
 
     def enter_task(self, task_index: int, task: Task) -> None:
-        """Turn to task `task_index` (from 0): what is cheap and follows from the task alone.
+        """What is cheap and follows from the task alone; `task_index` counts from 0.
 
         Called before `begin_task`, and after `load_state_dict` when a run resumes inside the task.
         """
@@ -133,32 +145,25 @@ class Method(Introspection, ABC):
         """Learning rate of step `step` (from 0), set before the step."""
         raise NotImplementedError(f"{self.name} trains, so it must define learning_rate")
 
-    def draws(self, task: Task, step: int, seed: int) -> list[Draw]:
-        """What step `step` looks at, the labelled images first; depends on the arguments alone.
+    def batch_requests(self, task: Task, step: int, seed: int) -> dict[str, BatchRequest]:
+        """Which images step `step` needs, by name; depends on the arguments alone.
 
+        The images of `LABELLED` are learned. A name stands for one data set throughout a task.
         The default: batches of `config.batch_size` from shuffled epochs, training transform.
         """
         indices = batches(len(task.train), self.config.batch_size, step, seed)
         transform = self.clip.train_transform
-        return [Draw(task.train, indices, transform, derive_seed(seed, step))]
+        return {LABELLED: BatchRequest(task.train, indices, transform, derive_seed(seed, step))}
 
-    def receive(
-        self, draws: list[Draw], images: list[Float[Tensor, "_ 3 h w"]], step: int, seed: int
-    ) -> Float[Tensor, "part 3 h w"]:
-        """Take what was loaded for `draws` of this step; returns the labelled images, for `loss`."""
-        return images[0]
+    def prepare(self, batch: Batch) -> Batch:
+        """Called once per step before `loss`, without gradient.
 
-    def training_batch(
-        self, task: Task, step: int, seed: int
-    ) -> tuple[Float[Tensor, "part 3 h w"], Int64[Tensor, " b"]]:
-        """Images and labels of step `step`, loaded here and now."""
-        draws = self.draws(task, step, seed)
-        loaded = [load_batch(*draw) for draw in draws]
-        return self.receive(draws, [images for images, _ in loaded], step, seed), loaded[0][1]
+        What is the same for all micro-batches, a teacher's features say, belongs into
+        `batch.prepared`: `loss` is called again for each of them.
+        """
+        return batch
 
-    def loss(
-        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars of one batch: "loss" is minimised, the others are only logged.
 
         Each of several ranks (`sharding.py`) has some of the images and all of the labels;
@@ -182,19 +187,31 @@ class Method(Introspection, ABC):
     def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:
         """Logits of unlabelled, transformed images over the classes of `task`; no gradient."""
 
-    @torch.no_grad()
     def classify(self, data: ImageData, task: Task) -> Int64[Tensor, " n"]:
         """Predicted labels, in file order, on the CPU.
 
         Override to reuse what cannot have changed since the last call.
         """
+        return predicted_labels(
+            lambda images: self.predict(images, task), self.clip, data, self.eval_batch_size
+        )
 
-        def answer(indices: Tensor) -> Tensor:
-            images, _ = load_batch(data, indices, self.clip.eval_transform)
-            return self.predict(images.to(self.clip.device), task).argmax(dim=1)
+    def features(
+        self,
+        data: ImageData,
+        indices: Int64[Tensor, " n"] | None = None,
+        *,
+        batch_size: int = 256,
+    ) -> Float[Tensor, "n dim"]:
+        """Unit-norm features by the image tower as it is now, test transform, in file order.
 
-        parts = torch.arange(len(data)).split(self.eval_batch_size)
-        return gather_predictions(parts if len(data) else (), answer, self.clip.device)
+        Args:
+            indices: of the images wanted; None: all.
+            batch_size: images at once; the last digits depend on it.
+        """
+        parts = run_batches(self.clip.encode_image, self.clip, data, batch_size, indices)
+        nothing = torch.empty(0, self.clip.embed_dim, device=self.clip.device)
+        return torch.cat([nothing, *parts])
 
     def class_features(self, task: Task) -> Float[Tensor, "classes dim"]:
         """Prompt-ensemble features of the task's classes, computed once until weights change."""
@@ -208,6 +225,10 @@ class Method(Introspection, ABC):
         """Call whenever the weights of the text tower may have changed."""
         self._class_features.clear()
 
+    def introspection(self) -> Introspection:
+        """What probes may ask; the default fits a method with one way through the network."""
+        return Introspection(self)
+
     # Saving.
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -218,22 +239,3 @@ class Method(Introspection, ABC):
         """Inverse of `state_dict`, on an attached method."""
         if state:
             raise ValueError(f"{self.name} saves nothing, so it cannot load {sorted(state)[:3]}")
-
-
-def percent_correct(
-    predict: Callable[[Tensor], Tensor], clip: Clip, data: ImageData, batch_size: int
-) -> float:
-    """Percent of images whose largest logit is the label's, in file order; nan for no image.
-
-    Args:
-        predict: float images `[b, 3, h, w]` on the model's device -> logits `[b, classes]`.
-    """
-    if not len(data):
-        return float("nan")
-    correct = 0
-    for indices in torch.arange(len(data)).split(batch_size):
-        images, labels = load_batch(data, indices, clip.eval_transform)
-        with torch.no_grad():
-            logits = predict(images.to(clip.device))
-        correct += int((logits.argmax(dim=1).cpu() == labels).sum())
-    return 100 * correct / len(data)

@@ -1,7 +1,7 @@
-"""What a frozen network says about images that are asked for again and again, computed once.
+"""Caches: features of a frozen encoder, log densities, and predictions.
 
-Features of the backbone serve all runs of a process: runs leave the backbone as it was, and the images of a
-stream do not change.
+Features of the backbone serve all runs of a process: runs leave the backbone as it was, and the
+images of a stream do not change. Predictions are recomputed only where they may have changed.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,94 +13,92 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.methods.inference import run_batches
 from vlcl_toolkit.seeds import derive_seed
-from vlcl_toolkit.streams.base import ImageData, Task, load_batch
+from vlcl_toolkit.streams.base import ImageData, Task
 
 LIMIT_MIB = 2048
 _SMALL = 0.01  # of the limit
 
-# Features go with the images they belong to.
-Kept = WeakKeyDictionary[ImageData, Tensor]
-# Backbone -> images at once -> features; a feature's last digits depend on the size of its portion.
-_of_backbones: WeakKeyDictionary[Clip, dict[int, Kept]] = WeakKeyDictionary()
+# An entry goes with the images it belongs to.
+Entries = WeakKeyDictionary[ImageData, Tensor]
+# Backbone -> batch size -> features; the last digits of a feature depend on the size of its batch.
+_of_backbones: WeakKeyDictionary[Clip, dict[int, Entries]] = WeakKeyDictionary()
 
 
-class FrozenFeatures:
-    """What a frozen network says about the images of a set: computed once, while memory lasts.
+class FeatureCache:
+    """Cache of frozen-encoder features of sets of images, while memory lasts.
 
-    Always in the same portions, so that a number does not depend on what was kept.
+    Batches are always the same, so that a number does not depend on what was cached.
 
     Args:
         clip: whose test transform and device serve.
-        extract: float images `[b, 3, h, w]` on the device -> features `[b, raw]`.
-        limit_mib: memory for features; sets that do not fit are computed anew.
-        images_at_once: the size of a portion.
-        kept: where features are kept; default: with this object.
+        encode: float images `[b, 3, h, w]` on the device -> features `[b, raw]`.
+        limit_mib: memory for features; sets that do not fit are computed again.
+        batch_size: images per call of `encode`.
+        entries: where features are kept; default: with this object.
     """
 
     def __init__(
         self,
         clip: Clip,
-        extract: Callable[[Tensor], Tensor],
+        encode: Callable[[Tensor], Tensor],
         limit_mib: int = LIMIT_MIB,
         *,
-        images_at_once: int = 128,
-        kept: Kept | None = None,
+        batch_size: int = 128,
+        entries: Entries | None = None,
     ):
-        self.clip, self.extract, self.images_at_once = clip, extract, images_at_once
+        self.clip, self.encode, self.batch_size = clip, encode, batch_size
         self._limit = limit_mib * 2**20
-        self._kept: Kept = WeakKeyDictionary() if kept is None else kept
+        self._entries: Entries = WeakKeyDictionary() if entries is None else entries
 
     @classmethod
     def of_backbone(
-        cls, clip: Clip, limit_mib: int = LIMIT_MIB, *, images_at_once: int = 128
-    ) -> "FrozenFeatures":
-        """Unit-norm image features of the plain backbone, kept for the other runs of this process, too."""
-        kept = _of_backbones.setdefault(clip, {}).setdefault(images_at_once, WeakKeyDictionary())
-        return cls(clip, clip.encode_image, limit_mib, images_at_once=images_at_once, kept=kept)
+        cls, clip: Clip, limit_mib: int = LIMIT_MIB, *, batch_size: int = 128
+    ) -> "FeatureCache":
+        """Unit-norm image features of the plain backbone; they serve the other runs of this process, too."""
+        entries = _of_backbones.setdefault(clip, {}).setdefault(batch_size, WeakKeyDictionary())
+        return cls(clip, clip.encode_image, limit_mib, batch_size=batch_size, entries=entries)
 
-    @torch.no_grad()
-    def parts(self, data: ImageData, *, again: bool = True) -> Iterator[Float[Tensor, "b raw"]]:
-        """Features of all images, test transform, in file order, some at a time.
+    def batches(self, data: ImageData, *, again: bool = True) -> Iterator[Float[Tensor, "b raw"]]:
+        """Features of all images, test transform, in file order, batch after batch.
 
         Args:
             again: whether this run will ask for them again; if not, only a small set is kept.
         """
-        if data in self._kept:
-            yield from self._kept[data].split(self.images_at_once)
+        if data in self._entries:
+            yield from self._entries[data].split(self.batch_size)
             return
         parts: list[Tensor] | None = []
-        for indices in torch.arange(len(data)).split(self.images_at_once):
-            images, _ = load_batch(data, indices, self.clip.eval_transform)
-            part = self.extract(images.to(self.clip.device))
+        for part in run_batches(self.encode, self.clip, data, self.batch_size):
             if parts is not None:
                 size = part[0].nbytes * len(data)
                 fits = size <= self._free() and (again or size <= _SMALL * self._limit)
                 parts = [*parts, part] if fits else None
             yield part
         if parts:
-            self._kept[data] = torch.cat(parts)
+            self._entries[data] = torch.cat(parts)
 
-    def of(self, data: ImageData, *, again: bool = True) -> Float[Tensor, "n raw"]:
-        """Features of all images at once."""
-        parts = list(self.parts(data, again=again))
-        return self._kept[data] if data in self._kept else torch.cat(parts)
+    def features(self, data: ImageData, *, again: bool = True) -> Float[Tensor, "n raw"]:
+        """Features of all images at once; there is at least one image."""
+        parts = list(self.batches(data, again=again))
+        return self._entries[data] if data in self._entries else torch.cat(parts)
 
     def _free(self) -> int:
-        return self._limit - sum(features.nbytes for features in self._kept.values())
+        return self._limit - sum(features.nbytes for features in self._entries.values())
 
 
 _SPLITS = ("train", "validation", "test")
 
 
 @dataclass
-class _Known:
-    """PredictionCache on one split of a task, one per image.
+class _Predictions:
+    """Of one split of a task, one per image.
 
     Attributes:
         labels: predicted, int64.
         task: whose prompts the image ran with, int64.
-        score: the image's largest log density then, float64; -inf: the answer does not count.
+        score: the image's largest log density then, float64; -inf: the label is out of date.
         texts: fingerprint of the class prompts.
     """
 
@@ -115,7 +113,7 @@ class LogDensityCache:
 
     Args:
         features: frozen features of a set.
-        columns: log densities of features under the tasks from one on, `[n, new tasks]`.
+        columns: log densities of features under the tasks from a given one on, `[n, new tasks]`.
     """
 
     def __init__(
@@ -143,30 +141,30 @@ class LogDensityCache:
 
 
 class PredictionCache:
-    """Predicted labels of the sets of tasks."""
+    """Cached predictions, recomputed only where they may have changed."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _Predictions] = {}
 
-    def renew(
+    def predict(
         self,
         data: ImageData,
         task: Task,
         texts: list[str],
         score: Float64[Tensor, " n"],
-        answer: Callable[[Tensor], tuple[Tensor, Tensor]],
+        compute: Callable[[Tensor], tuple[Tensor, Tensor]],
         *,
         batch_size: int,
-        together: bool,
+        batch_decision: bool,
     ) -> Int64[Tensor, " n"]:
-        """Labels of a set, asking anew only about images whose answer can have changed.
+        """Labels of a set; `compute` is called for images whose label may have changed.
 
         Args:
             texts: class prompts.
             score: largest log density of each image now.
-            answer: indices of images -> their labels and the tasks whose prompts they ran with.
-            batch_size: images per call of `answer`.
-            together: whether a batch of consecutive images decides together.
+            compute: indices of images -> their labels and the tasks whose prompts they ran with.
+            batch_size: images per call of `compute`.
+            batch_decision: whether a batch of consecutive images decides as one.
         """
         key = next(
             (f"{split}.{task.name}" for split in _SPLITS if getattr(task, split) is data), ""
@@ -174,32 +172,32 @@ class PredictionCache:
         known, score = self._usable(key, len(data), derive_seed(*texts)), score.cpu()
         changed = known.score != score
         everything = torch.arange(len(data)).split(batch_size)
-        if together:
+        if batch_decision:
             parts = [part for part in everything if changed[part].any()]
         else:
             parts = [part for part in changed.nonzero()[:, 0].split(batch_size) if len(part)]
         for part in parts:
-            labels, tasks = answer(part)
+            labels, tasks = compute(part)
             known.labels[part], known.task[part] = labels.cpu(), tasks.cpu()
         known.score = score.clone()
-        if key:  # a set that belongs to no task has no name to be known by
+        if key:  # a set that belongs to no task has no name to be kept under
             self._known[key] = known
         return known.labels.clone()
 
-    def _usable(self, key: str, count: int, texts: int) -> _Known:
+    def _usable(self, key: str, count: int, texts: int) -> _Predictions:
         known = self._known.get(key)
         if known is not None and known.texts == texts and len(known.labels) == count:
             return known
         nothing = torch.full((count,), -1, dtype=torch.int64)
-        return _Known(nothing, nothing.clone(), nothing.double() * torch.inf, texts)
+        return _Predictions(nothing, nothing.clone(), nothing.double() * torch.inf, texts)
 
     def forget(self, task: int) -> None:
-        """The prompts of `task` moved: answers that were made with them do not count."""
+        """The prompts of `task` moved: labels that were predicted with them are out of date."""
         for known in self._known.values():
             known.score[known.task == task] = -torch.inf
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All answers, by "<split>.<task name>.<field>"."""
+        """All predictions, by "<split>.<task name>.<field>"."""
         return {
             f"{key}.{name}": torch.as_tensor(getattr(known, name))
             for key, known in self._known.items()
@@ -213,4 +211,4 @@ class PredictionCache:
                 state[f"{key}.{name}"].cpu().clone()
                 for name in ("labels", "task", "score", "texts")
             )
-            self._known[key] = _Known(labels, task, score, int(texts))
+            self._known[key] = _Predictions(labels, task, score, int(texts))

@@ -1,12 +1,12 @@
-"""What a method shows of itself to whoever records probes; nothing here changes a prediction.
+"""Introspection hooks that a method offers to the probe recorder; none of them changes a prediction.
 
 An image takes a route through the network: the router or the prompts of a task, or the frozen
-network. A method that has one way only (fine-tuning, say) keeps all the defaults.
+network. A method with a single route (fine-tuning, say) keeps all the defaults.
 """
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from vlcl_toolkit.streams.base import Task
 
 if TYPE_CHECKING:
-    from vlcl_toolkit.clip.model import Clip
+    from vlcl_toolkit.methods.base import Method
 
 
 FROZEN = -1
@@ -43,26 +43,29 @@ class Routes:
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Is told what happens inside the blocks; rows are the inputs of the tower that runs."""
+    """Is called from inside the blocks; rows are the inputs of the tower that runs."""
 
-    def prompts(self, tower: str, block: int, share: Float[Tensor, " rows"]) -> None:
-        """What prompts take of attention, or add to it, in block `block` (from 0)."""
+    def prompts(self, tower: str, block: int, attention: Float[Tensor, " rows"]) -> None:
+        """Attention that prompts get, or add, in block `block` (from 0)."""
 
     def experts(self, tower: str, block: int, gates: Float[Tensor, "rows experts"]) -> None:
         """The weight of every expert, 0 where it was not chosen."""
 
 
 class Introspection:
-    """The part of `Method` that probes ask; tested to agree with `predict`."""
+    """What probes ask an attached method; tested to agree with its `predict`."""
 
-    clip: "Clip"
+    method: Any
+
+    def __init__(self, method: "Method"):
+        self.method, self.clip = method, method.clip
 
     def routes(self, images: Float[Tensor, "n 3 h w"]) -> Routes | None:
-        """Which routes a test batch takes; None: there is one way only."""
+        """Which routes a test batch takes; None: there is a single one."""
         return None
 
     def settled_routes(self) -> int:
-        """How many routes, from the first, have not changed since the task before."""
+        """How many routes, from the first, are those of the stage before."""
         return 0
 
     def route_image_features(
@@ -80,16 +83,17 @@ class Introspection:
         """Unit-norm class features by a route, as at test time: one set per strength, or one for all."""
         return self.clip.class_features(task.class_names, task.templates)[None]
 
-    def logit_factor(self) -> float:
+    @property
+    def logit_scale(self) -> float:
         """Logits per cosine of methods with routes."""
         return self.clip.logit_scale
 
     def watch(self, watcher: Watcher) -> contextlib.AbstractContextManager:
-        """Context in which forward passes tell `watcher` what happens inside."""
+        """Context in which forward passes call `watcher`."""
         return contextlib.nullcontext()
 
     def added_parameters(self) -> dict[str, Tensor]:
-        """What the method put beside the backbone's weights; names hold "resblocks.<block>"."""
+        """What the method added to the backbone's weights; names hold "resblocks.<block>"."""
         return {}
 
     def expert_of(self, name: str) -> int | None:

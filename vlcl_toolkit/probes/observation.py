@@ -1,6 +1,6 @@
 """What one domain looks like to a method at one stage: one forward pass per image and route.
 
-1. The method says which route every image takes (observable.py).
+1. The method says which route every image takes (methods/introspection.py).
 2. Images go through their own routes while taps collect activations, and watchers hear of prompts
    and experts; then through all other routes, for logits alone.
 3. Class prompts go through the route that most images take, with taps and watchers, and through
@@ -30,20 +30,20 @@ class Tally:
     """A `Watcher` that adds up what it hears.
 
     Attributes:
-        shares: sum over rows and number of rows, by tower and block.
+        attention: of prompts, sum over rows and number of rows, by tower and block.
         choices, gates: per expert, by tower and block.
         weight: what a row of texts counts for (images that take the route).
     """
 
-    shares: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
+    attention: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
     choices: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     gates: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     weight: int = 1
 
-    def prompts(self, tower: str, block: int, share: Float[Tensor, " rows"]) -> None:
-        """Add shares."""
-        total, count = self.shares.get((tower, block), (0.0, 0))
-        self.shares[tower, block] = (total + float(share.sum()), count + len(share))
+    def prompts(self, tower: str, block: int, attention: Float[Tensor, " rows"]) -> None:
+        """Add attention to prompts."""
+        total, count = self.attention.get((tower, block), (0.0, 0))
+        self.attention[tower, block] = (total + float(attention.sum()), count + len(attention))
 
     def experts(self, tower: str, block: int, gates: Float[Tensor, "rows experts"]) -> None:
         """Add gates; texts count once for every image that is compared with them."""
@@ -58,13 +58,13 @@ class Tally:
         """As in files.py."""
         found = {}
         for tower, count in blocks.items():
-            shares = np.full(count, np.nan, dtype=np.float32)
+            means = np.full(count, np.nan, dtype=np.float32)
             for block in range(count):
-                if (tower, block) in self.shares:
-                    total, rows = self.shares[tower, block]
-                    shares[block] = total / rows
-            if not np.isnan(shares).all():
-                found[f"attention/{tower}/{domain}"] = shares
+                if (tower, block) in self.attention:
+                    total, rows = self.attention[tower, block]
+                    means[block] = total / rows
+            if not np.isnan(means).all():
+                found[f"attention/{tower}/{domain}"] = means
             for kind, heard in (("choices", self.choices), ("gate_mass", self.gates)):
                 per_block = [
                     heard[tower, block] for block in range(count) if (tower, block) in heard
@@ -105,7 +105,8 @@ def observe(
     images, labels = load_batch(data, torch.arange(len(data)), method.clip.eval_transform)
     images = images.to(method.clip.device)
     parts = images.split(method.eval_batch_size)
-    routes = _all_routes([method.routes(part) for part in parts]) if frozen else None
+    introspection = method.introspection()
+    routes = _all_routes([introspection.routes(part) for part in parts]) if frozen else None
     tap, tally = Tap(method.clip), Tally()
     features, image_activations = _image_features(method, parts, routes, tap, tally)
     chosen = np.zeros(len(data), int) if routes is None else routes.chosen.cpu().numpy()
@@ -121,7 +122,7 @@ def observe(
     else:
         assert frozen is not None
         route_arrays = _routes_of(name, routes)
-        settled = method.settled_routes() if all_routes else 0
+        settled = introspection.settled_routes() if all_routes else 0
         before = Before.of(name, route_arrays, frozen, previous, settled)
         arrays |= route_arrays
         arrays |= route_logits(
@@ -162,11 +163,12 @@ def _image_features(
         numbers = routes.chosen.unique().tolist()
         order = [(routes.chosen == number).nonzero()[:, 0] for number in numbers]
     found = []
-    with tap.open(), method.watch(tally):
+    introspection = method.introspection()
+    with tap.open(), introspection.watch(tally):
         for number, rows in zip(numbers, order, strict=True):
             for few in rows.split(method.eval_batch_size):
                 strength = pick(routes.image_strength, few) if routes else None
-                found.append(method.route_image_features(images[few], number, strength))
+                found.append(introspection.route_image_features(images[few], number, strength))
     back = torch.cat(order).argsort().cpu()
     activations = torch.cat(tap.image).cpu()[back].numpy()
     return torch.cat(found).cpu()[back].to(images.device), activations
@@ -183,18 +185,19 @@ def _class_features(
     # step 3 with taps: the route that most images take, at the median strength of its images
     numbers, counts = np.unique(chosen, return_counts=True)
     most = int(numbers[counts.argmax()])
+    introspection = method.introspection()
     for number, count in sorted(zip(numbers.tolist(), counts.tolist(), strict=True)):
         tally.weight = count
         strength = None
         if routes is not None and routes.text_strength is not None:
             own = routes.text_strength[torch.as_tensor(chosen == number)]
             strength = own.median()[None]
-        with method.watch(tally):
+        with introspection.watch(tally):
             if number == most:
                 with tap.open():
-                    features = method.route_class_features(task, number, strength)[0]
+                    features = introspection.route_class_features(task, number, strength)[0]
             else:
-                method.route_class_features(task, number, strength)
+                introspection.route_class_features(task, number, strength)
     texts = torch.cat(tap.text).cpu().numpy()
     # texts come class by class; every method has the first template, so drift looks at that one
     return features, texts[:: len(texts) // len(task.class_names)]

@@ -68,7 +68,8 @@ class Recorder:
 
     def _observe(self, method: Method, stage: int) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {"settings": _settings(self.config)}
-        previous = self._previous(stage) if stage > 1 and method.settled_routes() else None
+        settled = method.introspection().settled_routes()
+        previous = self._previous(stage) if stage > 1 and settled else None
         for task, data in self.data.items():
             seen = observe(
                 method,

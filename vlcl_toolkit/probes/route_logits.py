@@ -83,7 +83,7 @@ def route_logits(
             with_own = torch.from_numpy(own[due])
             seen = _features_by(method, images, features, routes, number, rows, with_own)
             texts = _texts_by(method, task, routes, number, rows)
-            scaled = method.logit_factor() * texts
+            scaled = method.introspection().logit_scale * texts
             logits[due, number] = _cosines(seen, scaled)
             frozen = torch.from_numpy(before.frozen_features[due]).to(seen.device)
             swapped[due & own] = _cosines(frozen, scaled)[own[due]]
@@ -114,7 +114,7 @@ def _features_by(
     others = (~with_own).nonzero()[:, 0]
     for few in others.split(method.eval_batch_size) if len(others) else ():
         strength = pick(routes.image_strength, rows[few])
-        seen[few] = method.route_image_features(images[rows[few]], number, strength)
+        seen[few] = method.introspection().route_image_features(images[rows[few]], number, strength)
     return seen
 
 
@@ -122,10 +122,11 @@ def _texts_by(
     method: Method, task: Task, routes: Routes, number: int, rows: Int64[Tensor, " m"]
 ) -> Float[Tensor, "m classes dim"]:
     # one set of class features for each image, the same one where strengths agree
+    introspection = method.introspection()
     if routes.text_strength is None:
-        return method.route_class_features(task, number).expand(len(rows), -1, -1)
+        return introspection.route_class_features(task, number).expand(len(rows), -1, -1)
     strengths, which = routes.text_strength[rows].unique(return_inverse=True)
-    sets = method.route_class_features(task, number, strengths)
+    sets = introspection.route_class_features(task, number, strengths)
     return sets.expand(len(rows), -1, -1) if len(sets) == 1 else sets[which]
 
 

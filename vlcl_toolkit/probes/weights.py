@@ -21,7 +21,9 @@ def current_weights(method: Method) -> Weights:
     """All weights of the towers, and what the method added ("added." before the name)."""
     model = dict(method.clip.model.named_parameters())
     model.pop("logit_scale")
-    added = {f"added.{name}": value for name, value in method.added_parameters().items()}
+    added = {
+        f"added.{name}": value for name, value in method.introspection().added_parameters().items()
+    }
     return {name: value.detach() for name, value in (model | added).items()}
 
 
@@ -47,8 +49,9 @@ def expert_changes(
 ) -> dict[str, np.ndarray]:
     """L2 distance of every expert to the stage before by tower: `[blocks, experts]`; {}: no expert."""
     found: dict[str, dict[tuple[int, int], float]] = {}
+    introspection = method.introspection()
     for name, value in now.items():
-        expert = method.expert_of(name)
+        expert = introspection.expert_of(name)
         if expert is not None:
             tower, block = place_of(name, blocks)
             before = previous.get(name, torch.zeros_like(value)).to(value.device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -112,15 +112,6 @@ def batches(n: int, batch_size: int, step: int, seed: int) -> Int64[Tensor, " b"
     per_epoch = -(-n // batch_size)
     epoch, position = divmod(step, per_epoch)
     return _permutation(n, seed, epoch)[position * batch_size :][:batch_size].clone()
-
-
-class Draw(NamedTuple):
-    """Images that a step wants; the arguments of `load_batch`."""
-
-    data: ImageData
-    indices: Tensor
-    transform: Callable[[Any], Tensor]
-    seed: int | None = None
 
 
 def load_batch(

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int64
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods import Method
+from vlcl_toolkit.methods import Batch, Method
 from vlcl_toolkit.sharding import BatchSharding, in_process_group, process_group, sharded
 from vlcl_toolkit.streams.pictures import decoding_threads
 from vlcl_toolkit.training.backends import attention, compiled, deterministic, memory_advice
@@ -62,8 +61,8 @@ class _Loss(nn.Module):
         self.method = [method]  # in a list: no sub-module
         self.trained = nn.ParameterList(method.trainable().values())
 
-    def forward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
-        terms = self.method[0].loss(images, labels, step)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        terms = self.method[0].loss(batch)
         return {name: value if name == "loss" else value.detach() for name, value in terms.items()}
 
 
@@ -137,35 +136,31 @@ class Devices:
         module = self.fabric.setup_module(_Loss(method), move_to_device=False)
         self._module = method, module
 
-    def backward(
-        self,
-        method: Method,
-        images: Float[Tensor, "local 3 h w"],
-        labels: Int64[Tensor, " b"],
-        step: int,
-    ) -> dict[str, Tensor]:
+    def backward(self, method: Method, batch: Batch) -> dict[str, Tensor]:
         """Terms of the loss of a batch; afterwards every parameter has the gradient of the whole batch."""
         if self._module is None or self._module[0] is not method:
             self.set_up(method)
         assert self._module is not None
-        module, sharding = self._module[1], self.sharding(len(labels))
+        module, sharding = self._module[1], self.sharding(len(batch.labels))
         with sharded(sharding):
+            with torch.no_grad():
+                batch = method.prepare(batch)
             if sharding is None or sharding.micro_batches == 1:
-                terms = module(images, labels, step)
+                terms = module(batch)
                 self.fabric.backward(terms["loss"] / self._fp16_loss_divisor)
             else:
-                terms = self._in_micro_batches(sharding, module, (images, labels, step))
+                terms = self._in_micro_batches(sharding, module, batch)
         if self._fp16_loss_divisor > 1:
             grads = [value.grad for value in method.trainable().values() if value.grad is not None]
             torch._foreach_mul_(grads, self._fp16_loss_divisor)
         return {name: value.detach() for name, value in terms.items()}
 
     def _in_micro_batches(
-        self, sharding: BatchSharding, module: Any, batch: tuple[Tensor, Tensor, int]
+        self, sharding: BatchSharding, module: Any, batch: Batch
     ) -> dict[str, Tensor]:
         state = self._random_state()
         with sharding.caching():
-            terms = module.module(*batch)
+            terms = module.module(batch)
         for index in range(sharding.micro_batches):
             self._set_random_state(state)  # every pass samples the same random numbers
             silent = self.world_size > 1 and index < sharding.micro_batches - 1
@@ -173,7 +168,7 @@ class Devices:
                 sharding.micro_batch(index),
                 self.fabric.no_backward_sync(module, enabled=silent),
             ):
-                loss = module(*batch)["loss"] / (sharding.micro_batches * self._fp16_loss_divisor)
+                loss = module(batch)["loss"] / (sharding.micro_batches * self._fp16_loss_divisor)
                 self.fabric.backward(loss)
         return terms
 

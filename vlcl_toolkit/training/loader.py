@@ -13,45 +13,47 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods import Method
+from vlcl_toolkit.methods import Batch, BatchRequest, Method
+from vlcl_toolkit.methods.batch import assemble
 from vlcl_toolkit.sharding import BatchSharding, sharded
 from vlcl_toolkit.streams.base import Task, load_batch
-from vlcl_toolkit.streams.data import Draw
 from vlcl_toolkit.training.devices import Devices
 
-Request = list[tuple[int, Tensor, int | None]]
+Request = list[tuple[str, Tensor, int | None]]
 Loaded = list[tuple[Tensor, Tensor]]
 
 
 def step_batches(
     method: Method, devices: Devices, task: Task, seed: int, start: int
-) -> Generator[tuple[int, Tensor, Tensor]]:
-    """Step, images (of this process) and labels (all), on the device, from step `start` on.
+) -> Generator[Batch]:
+    """Batches on the device, with the images of this rank, from step `start` on.
 
     Raises:
-        UserError: an image cannot be read; the method loads its batches itself, and workers are wanted.
+        UserError: an image cannot be read.
     """
-    device, steps = method.clip.device, range(start, method.steps(task))
-    sharding = devices.sharding(0)
+    steps, sharding = range(start, method.steps(task)), devices.sharding(0)
+    batches: Any
     if devices.workers and steps:
-        batches: Any = _ahead(method, devices, sharding, task, seed, steps)
+        batches = _ahead(method, devices, sharding, task, seed, steps)
     else:
         batches = _now(method, sharding, task, seed, steps)
     with contextlib.closing(batches):
-        for step, (images, labels) in zip(steps, batches, strict=True):
-            yield (
-                step,
-                images.to(device, non_blocking=True),
-                labels.to(device, non_blocking=True),
-            )
+        yield from batches
+
+
+def load_step(method: Method, task: Task, step: int, seed: int) -> Batch:
+    """The batch of one step, loaded here and now."""
+    requests = method.batch_requests(task, step, seed)
+    loaded = [load_batch(*request) for request in requests.values()]
+    return assemble(requests, loaded, step, seed, method.clip.device)
 
 
 def _now(
     method: Method, sharding: BatchSharding | None, task: Task, seed: int, steps: range
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     for step in steps:
         with sharded(sharding):
-            batch = method.training_batch(task, step, seed)
+            batch = load_step(method, task, step, seed)
         yield batch
 
 
@@ -62,13 +64,12 @@ def _ahead(
     task: Task,
     seed: int,
     steps: range,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    if type(method).training_batch is not Method.training_batch:
-        raise UserError(
-            f"{method.name} loads its batches itself (training_batch); found workers="
-            f"{devices.workers}; use 0, or let it define draws and receive"
-        )
-    sources = [draw._replace(indices=torch.empty(0)) for draw in method.draws(task, steps[0], seed)]
+) -> Iterator[Batch]:
+    nothing = torch.empty(0, dtype=torch.int64)
+    sources = {
+        name: request._replace(indices=nothing)
+        for name, request in method.batch_requests(task, steps[0], seed).items()
+    }
     loader = DataLoader(
         _Images(sources, sharding),
         batch_size=None,  # an entry is a batch already
@@ -80,33 +81,33 @@ def _ahead(
     for step, loaded in zip(steps, loader, strict=True):
         if isinstance(loaded, str):
             raise UserError(loaded, of_one_process=True)
-        with sharded(sharding):
-            draws = method.draws(task, step, seed)
-            images = method.receive(draws, [images for images, _ in loaded], step, seed)
-        yield images, loaded[0][1]
+        requests = method.batch_requests(task, step, seed)
+        yield assemble(requests, loaded, step, seed, method.clip.device)
 
 
 def _requests(
-    method: Method, task: Task, seed: int, steps: range, sources: list[Draw]
+    method: Method, task: Task, seed: int, steps: range, sources: dict[str, BatchRequest]
 ) -> Iterator[Request]:
     for step in steps:
-        draws = method.draws(task, step, seed)
-        assert [d.data for d in draws] == [d.data for d in sources], "one set of images per task"
-        yield [(index, draw.indices, draw.seed) for index, draw in enumerate(draws)]
+        requests = method.batch_requests(task, step, seed)
+        assert {name: r.data for name, r in requests.items()} == {
+            name: r.data for name, r in sources.items()
+        }, "one set of images for each name throughout a task"
+        yield [(name, request.indices, request.seed) for name, request in requests.items()]
 
 
 class _Images(Dataset):
-    # What a loading process has: the sets of images, and which part of a batch is its.
+    # What a loading process has: the sets of images, and which part of a batch is its own.
 
-    def __init__(self, sources: list[Draw], sharding: BatchSharding | None):
+    def __init__(self, sources: dict[str, BatchRequest], sharding: BatchSharding | None):
         self.sources, self.sharding = sources, sharding
 
     def __getitem__(self, request: Request) -> Loaded | str:
         try:
             with sharded(self.sharding):
                 return [
-                    load_batch(*self.sources[index]._replace(indices=indices, seed=seed))
-                    for index, indices, seed in request
+                    load_batch(*self.sources[name]._replace(indices=indices, seed=seed))
+                    for name, indices, seed in request
                 ]
         except UserError as error:  # the loader would wrap it into a traceback
             return str(error)

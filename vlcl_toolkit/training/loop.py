@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_clip, load_stream
-from vlcl_toolkit.methods import Method, make_config, make_method, method_class
+from vlcl_toolkit.methods import Batch, Method, make_config, make_method, method_class
 from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.probes import ProbeConfig
 from vlcl_toolkit.probes.recorder import Recorder, recorded
@@ -147,29 +145,24 @@ def train(session: Session, task: Task, seed: int) -> None:
     optimizer = session.start_optimizer(task)
     batches = step_batches(method, devices, task, seed, start=session.progress.step)
     with contextlib.closing(batches):
-        for step, images, labels in batches:
-            terms = train_step(method, optimizer, images, labels, step, devices)
-            session.step_done(step, steps, terms)
+        for batch in batches:
+            terms = train_step(method, optimizer, batch, devices)
+            session.step_done(batch.step, steps, terms)
 
 
 def train_step(
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    images: Float[Tensor, "part 3 h w"],
-    labels: Int64[Tensor, " b"],
-    step: int,
-    devices: Devices,
+    method: Method, optimizer: torch.optim.Optimizer, batch: Batch, devices: Devices
 ) -> dict[str, Any]:
     """One optimisation step; returns its learning rate and, still on the device, the terms of its loss."""
-    rate = method.learning_rate(step, method.task)
+    rate = method.learning_rate(batch.step, method.task)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    losses = devices.backward(method, images, labels, step)
+    losses = devices.backward(method, batch)
     devices.precision.unscale_gradients(optimizer)
-    method.after_backward(step)
+    method.after_backward(batch.step)
     devices.step(optimizer)
-    method.after_step(step)
+    method.after_step(batch.step)
     return {"learning_rate": rate, **losses}
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.methods.base import Method
+from vlcl_toolkit.methods.inference import percent_correct
 from vlcl_toolkit.streams.base import ImageData, Task
 
 Vector = Float[np.ndarray, " n"]
@@ -22,9 +23,7 @@ Matrix = Float[np.ndarray, "tasks tasks"]
 
 def accuracy(method: Method, data: ImageData, task: Task) -> float:
     """Percent of `data` that `method` puts into the right class of `task`; nan for no image."""
-    if not len(data):
-        return float("nan")
-    return 100 * int((method.classify(data, task) == data.labels).sum()) / len(data)
+    return percent_correct(method.classify(data, task), data.labels)
 
 
 # Backbone -> images -> task -> percent; entries go with what they belong to.

@@ -1,4 +1,4 @@
-"""DIKI: prompts in a residual branch of attention, and a calibrated guess which task an image is of.
+"""DIKI: prompts in a residual branch of attention, and a calibrated guess of an image's task.
 
 Paper: Tang et al., "Mind the Interference: Retaining Pre-trained Knowledge in Parameter Efficient
 Continual Learning of Vision-Language Models", ECCV 2024. What the paper leaves open follows the
@@ -11,7 +11,7 @@ official repository (`lloongx/DIKI`).
 
    which leaves CLIP's own attention as it is. V starts at 0: an untrained task changes nothing.
 2. Before a task is trained: a Gaussian over the frozen features of its training images
-   (task_gaussians.py).
+   (gaussians.py).
 3. Cross-entropy over the task's classes, with the task's prompts at w = 1. Plain SGD, cosine rate,
    no augmentation. Only this task's prompts exist for the optimiser.
 4. After each epoch: accuracy on the validation set, with the true task and w = 1. The first best
@@ -32,28 +32,26 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods.base import Method, percent_correct
-from vlcl_toolkit.methods.caches import FrozenFeatures, LogDensityCache, PredictionCache
+from vlcl_toolkit.methods.base import Method
+from vlcl_toolkit.methods.batch import LABELLED, Batch, BatchRequest
+from vlcl_toolkit.methods.caches import FeatureCache, LogDensityCache, PredictionCache
 from vlcl_toolkit.methods.diki.best_epoch import BestEpoch
 from vlcl_toolkit.methods.diki.config import PromptConfig
 from vlcl_toolkit.methods.diki.gaussians import Decision, TaskGaussians, decide
-from vlcl_toolkit.methods.diki.introspection import PromptObservation
-from vlcl_toolkit.methods.diki.prompts import (
-    Attend,
-    PromptPool,
-    Share,
-    add_residual_branch,
-    residual_share,
+from vlcl_toolkit.methods.diki.introspection import (
+    PromptIntrospection,
+    residual_prompt_attention,
 )
+from vlcl_toolkit.methods.diki.prompts import Attend, PromptPool, add_residual_branch
 from vlcl_toolkit.methods.diki.towers import PromptedTowers, class_prompts
+from vlcl_toolkit.methods.inference import percent_correct, predicted_labels, run_batch
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.schedules import cosine_to_floor
-from vlcl_toolkit.streams.base import ImageData, Task, batches, load_batch
-from vlcl_toolkit.streams.data import Draw
+from vlcl_toolkit.streams.base import ImageData, Task, batches
 
 
 @register
-class Diki(PromptObservation, Method):
+class Diki(Method):
     """Residual prompts per task, chosen and calibrated by task Gaussians."""
 
     name = "diki"
@@ -61,7 +59,6 @@ class Diki(PromptObservation, Method):
     Config = PromptConfig
     config: PromptConfig
     attend: Attend = staticmethod(add_residual_branch)
-    share: Share = staticmethod(residual_share)
 
     def __init__(self, clip: Clip, config: PromptConfig):
         super().__init__(clip, config)
@@ -79,7 +76,7 @@ class Diki(PromptObservation, Method):
         self._forget_caches()
 
     def _forget_caches(self) -> None:
-        self.answers = PredictionCache()
+        self.predictions = PredictionCache()
         self.log_densities = LogDensityCache(self._features_of, self.gaussians.log_probs)
         self.towers = PromptedTowers(self.clip, self.pool, self.config.templates)
 
@@ -123,21 +120,19 @@ class Diki(PromptObservation, Method):
         peak = self.config.learning_rate
         return cosine_to_floor(step, self.steps(task), peak, floor=peak / 1000)
 
-    def draws(self, task: Task, step: int, seed: int) -> list[Draw]:
+    def batch_requests(self, task: Task, step: int, seed: int) -> dict[str, BatchRequest]:
         """Shuffled epochs, transformed as at test time."""
         indices = batches(len(task.train), self.config.batch_size, step, seed)
-        return [Draw(task.train, indices, self.clip.eval_transform)]
+        return {LABELLED: BatchRequest(task.train, indices, self.clip.eval_transform)}
 
-    def loss(
-        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Step 3."""
-        logits = self.logits(images, self.task, self.task_index)
-        return {"loss": F.cross_entropy(logits, labels)}
+        logits = self.logits(batch.images, self.task, self.task_index)
+        return {"loss": F.cross_entropy(logits, batch.labels)}
 
     def after_step(self, step: int) -> None:
         """Step 4, at the end of an epoch."""
-        self.answers.forget(self.task_index)
+        self.predictions.forget(self.task_index)
         epoch, rest = divmod(step + 1, self._steps_per_epoch(self.task))
         if rest == 0 and self.config.select_epoch and len(self.task.validation):
             self.best.offer(epoch - 1, self._validate(), self.trainable())
@@ -149,13 +144,14 @@ class Diki(PromptObservation, Method):
         def predict(images: Tensor) -> Tensor:
             return self.clip.logits(self.towers.image_features(images, self.task_index), text)
 
-        size = 2 * self.config.batch_size
-        return percent_correct(predict, self.clip, self.task.validation, size)
+        data = self.task.validation
+        found = predicted_labels(predict, self.clip, data, 2 * self.config.batch_size)
+        return percent_correct(found, data.labels)
 
     def end_task(self, task_index: int, task: Task) -> None:
         """Step 4: back to the best epoch."""
         self.best.restore(self.trainable())
-        self.answers.forget(task_index)
+        self.predictions.forget(task_index)
 
     def logits(
         self, images: Float[Tensor, "part 3 h w"], task: Task, task_id: int
@@ -223,41 +219,47 @@ class Diki(PromptObservation, Method):
 
     @torch.no_grad()
     def classify(self, data: ImageData, task: Task) -> Int64[Tensor, " n"]:
-        """Step 5 for a whole set, asking anew only what can have changed (answers.py)."""
+        """Step 5 for a whole set, computed only where it may have changed (caches.py)."""
         self.pool.check_task(0)
         log_probs = self.log_densities.of(data)
 
-        def answer(rows: Tensor) -> tuple[Tensor, Tensor]:
-            images, _ = load_batch(data, rows, self.clip.eval_transform)
+        def compute(rows: Tensor) -> tuple[Tensor, Tensor]:
             frozen = self.log_densities.features(data)[rows]
             decision = self.decide(log_probs[rows])
-            logits = self.decided_logits(images.to(self.clip.device), task, decision, frozen)
-            return logits.argmax(dim=1), decision.task
 
-        return self.answers.renew(
+            def logits(images: Tensor) -> Tensor:
+                return self.decided_logits(images, task, decision, frozen)
+
+            return run_batch(logits, self.clip, data, rows).argmax(dim=1), decision.task
+
+        return self.predictions.predict(
             data,
             task,
             class_prompts(task, self.towers.templates),
             log_probs.max(dim=1).values,
-            answer,
+            compute,
             batch_size=self.eval_batch_size,
-            together=self.decision != "sample",
+            batch_decision=self.decision != "sample",
         )
 
     @torch.no_grad()
     def _features_of(self, data: ImageData, *, again: bool = True) -> Float[Tensor, "n dim"]:
         if not len(data):
             return torch.empty(0, self.clip.embed_dim, device=self.clip.device)
-        frozen = FrozenFeatures.of_backbone(self.clip, images_at_once=self.eval_batch_size)
-        return frozen.of(data, again=again)
+        cache = FeatureCache.of_backbone(self.clip, batch_size=self.eval_batch_size)
+        return cache.features(data, again=again)
+
+    def introspection(self) -> PromptIntrospection:
+        """Routes are the prompts of tasks."""
+        return PromptIntrospection(self, residual_prompt_attention)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Prompts and Gaussians of all tasks, the best epoch so far, answers that still count."""
+        """Prompts and Gaussians of all tasks, the best epoch so far, predictions that still hold."""
         parts = {
             "prompts": self.pool.state_dict(),
             "gaussians": self.gaussians.state_dict(),
             "best": self.best.state_dict(),
-            "answers": self.answers.state_dict(),
+            "predictions": self.predictions.state_dict(),
         }
         return {f"{part}.{key}": v for part, state in parts.items() for key, v in state.items()}
 
@@ -281,4 +283,4 @@ class Diki(PromptObservation, Method):
                 "they must be as many; load a whole state"
             )
         self.best.load_state_dict(parts.get("best", {}))
-        self.answers.load_state_dict(parts.get("answers", {}))
+        self.predictions.load_state_dict(parts.get("predictions", {}))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from vlcl_toolkit.methods.diki.config import PrefixConfig
 from vlcl_toolkit.methods.diki.diki import Diki
-from vlcl_toolkit.methods.diki.prompts import prefix_share
+from vlcl_toolkit.methods.diki.introspection import PromptIntrospection
 from vlcl_toolkit.methods.registry import register
 
 
@@ -54,16 +54,47 @@ def prefix_attention(
     return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
+def prefix_prompt_attention(
+    attention: nn.MultiheadAttention,
+    plain: Callable[[], Float[Tensor, "n length width"]],
+    query: Float[Tensor, "n length width"],
+    prompts: Float[Tensor, "2 prompts width"],
+    weights: Float[Tensor, " n"] | None,
+    mask: Float[Tensor, "length length"] | None,
+) -> Float[Tensor, " n"]:
+    """The attention that prompts get, mean over heads, in [0, 1].
+
+    The tokens of CLIP keep 1 minus this.
+    """
+    split, width = (attention.num_heads, attention.head_dim), attention.embed_dim
+    weight, bias = attention.in_proj_weight[: 2 * width], attention.in_proj_bias[: 2 * width]
+    projected = F.linear(query, weight, bias)
+    q, k = (part.unflatten(-1, split).transpose(1, 2).float() for part in projected.chunk(2, -1))
+    own = prompts[0].float().unflatten(-1, split).transpose(0, 1)  # [H, P, d]
+    scale = attention.head_dim**-0.5
+    to_prompts = scale * q @ own.transpose(-1, -2)
+    if weights is not None:
+        to_prompts = to_prompts + weights.float().log()[:, None, None, None]
+    to_tokens = scale * q @ k.transpose(-1, -2)
+    if mask is not None:
+        to_tokens = to_tokens + mask
+    attention_map = torch.cat((to_prompts, to_tokens), dim=-1).softmax(dim=-1)
+    return attention_map[..., : prompts.shape[1]].sum(dim=-1).mean(dim=(1, 2))
+
+
 @register
 class PrefixTuning(Diki):
     """Prepended prompts per task, chosen and calibrated as in DIKI."""
 
     name = "prefix_tuning"
     attend = staticmethod(prefix_attention)
-    share = staticmethod(prefix_share)
 
     Config = PrefixConfig
 
     def text_is_plain(self, task_id: int) -> bool:
         """Prompts take attention even with values of 0, so only their absence is plain."""
         return not self.pool.text_places
+
+    def introspection(self) -> PromptIntrospection:
+        """Routes are the prompts of tasks."""
+        return PromptIntrospection(self, prefix_prompt_attention)

@@ -39,7 +39,7 @@ class SelectorConfig(Settings):
     """Settings of the auto-selector; the defaults are the paper's (full data sets)."""
 
     selector_features: Literal["alexnet", "clip"] = "alexnet"
-    """What the autoencoders see; "clip" where AlexNet's ImageNet weights cannot be had."""
+    """What the autoencoders see; "clip" where AlexNet's ImageNet weights cannot be fetched."""
     selector_weights: str | None = None
     """File with AlexNet's weights; None: torchvision fetches them once."""
     selector_reference: bool = True
@@ -93,9 +93,6 @@ class MoEAdaptersConfig(SelectorConfig):
     """Most chosen experts of a block that are frozen after each task."""
     unused_expert_grad: Literal["skip", "zero"] = "skip"
     """What Adam sees of an expert that no row chose: nothing, or a gradient of 0."""
-    computation: Literal["grouped", "official"] = "grouped"
-    """"official": experts one after another, texts over all positions, attention sequence first, as
-    in the official code. The same numbers up to rounding, which Adam can amplify; slower."""
     balance_weight: Rate = 0.0
     """Weight of the load-balance terms in the loss; 1 means the factor of the official code."""
     eval_noise: bool = False

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from vlcl_toolkit.methods.moe_adapters.experts_in_turn import experts_in_turn
 from vlcl_toolkit.sharding import gather_rows, local_random, sum_counts
 
 NO_ROUTER = -1  # the plain block: no expert takes part
@@ -59,8 +58,8 @@ class Routing(NamedTuple):
         return counts.scatter_add(0, self.chosen.flatten(), active.flatten())
 
 
-class Draws:
-    """Where the random numbers of the mixture come from; subclass it to replay recorded ones."""
+class Sampler:
+    """Random numbers of the mixture; subclass it to replay recorded ones."""
 
     def noise(self, place: Place, like: Float[Tensor, "rows experts"]) -> Tensor:
         """Standard normal numbers for the router, of the shape of `like`."""
@@ -79,7 +78,6 @@ class Mode:
         router: whose choice counts, or NO_ROUTER.
         training: dropout acts and choices are counted.
         noise: the router is noisy.
-        official: compute as the official code does, in its order; see `experts_in_turn`.
         one_choice: rows of a text batch choose alike, so the first row decides (see `forward`).
         ends: position of the token that routes, per row of a text batch; None: the first token.
         balance: load-balance terms are gathered here if it is a list.
@@ -89,12 +87,11 @@ class Mode:
     router: int = NO_ROUTER
     training: bool = False
     noise: bool = False
-    official: bool = False
     one_choice: bool = False
     ends: Tensor | None = None
     balance: list[Tensor] | None = None
     observer: Callable[[Place, Routing], None] | None = None
-    draws: Draws = field(default_factory=Draws)
+    sampler: Sampler = field(default_factory=Sampler)
 
 
 class Expert(nn.Module):
@@ -107,7 +104,7 @@ class Expert(nn.Module):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
-    def draw(self, generator: torch.Generator) -> None:
+    def reset_parameters(self, generator: torch.Generator) -> None:
         """Initial values: Kaiming-uniform (a = sqrt 5) into the bottleneck, 0 elsewhere."""
         bound = 1 / math.sqrt(self.down_proj.in_features)
         values = torch.empty(self.down_proj.weight.shape)
@@ -166,7 +163,7 @@ class Mixture(nn.Module):
             self.count += sum_counts(routing.counts())
             if mode.balance is not None:
                 mode.balance.append(balance(_whole(routing)))
-        return self._in_turn(h, routing) if mode.official else self._grouped(h, routing)
+        return self.apply_experts(h, routing)
 
     def route(self, token: Float[Tensor, "rows width"]) -> Routing:
         """Noisy top-k gating (Shazeer et al. 2017, equations 3 to 5), in float32."""
@@ -177,7 +174,7 @@ class Mixture(nn.Module):
             logits, sigma = clean, None
             if mode.noise:
                 sigma = F.softplus(token @ self.w_noise_list[mode.router]) + MINIMAL_SIGMA
-                logits = clean + mode.draws.noise(self.place, clean) * sigma
+                logits = clean + mode.sampler.noise(self.place, clean) * sigma
             # A stable sort: of equal logits the lower index wins, on every device.
             best = logits.sort(dim=1, descending=True, stable=True)
             weights = best.values[:, : self.top_k].softmax(dim=1)
@@ -189,22 +186,16 @@ class Mixture(nn.Module):
             self.mode.observer(self.place, routing)
         return routing
 
-    def _in_turn(self, h: Float[Tensor, "rows tokens width"], routing: Routing) -> Tensor:
-        keep = None
-        if self.mode.training and self.dropout:
-            hidden = self.bottleneck
-            like = h.detach().new_empty(*routing.chosen.shape, h.shape[1], hidden)
-            keep = self.mode.draws.keep(self.place, like, self.dropout) / (1 - self.dropout)
-        chosen, weights = routing.chosen, routing.weights
-        return experts_in_turn(self.adaptmlp_list, h, chosen, weights, keep, self.scale)
-
-    def _grouped(self, h: Float[Tensor, "rows tokens width"], routing: Routing) -> Tensor:
+    def apply_experts(
+        self, h: Float[Tensor, "rows tokens width"], routing: Routing
+    ) -> Float[Tensor, "rows tokens width"]:
+        """Output of each row's experts, weighted; the experts in use share one grouped product."""
         rows, tokens = h.shape[:2]
         k = routing.chosen.shape[1]
         # Pairs (row, expert) of non-zero weight, sorted by expert.
         expert_of, order = routing.chosen.flatten().sort(stable=True)
         weights = routing.weights.flatten()[order]
-        if bool((weights == 0).any()):  # far behind in a softmax: not chosen at all
+        if bool((weights == 0).any()):  # underflow of the softmax: not chosen at all
             kept = weights != 0
             expert_of, order, weights = expert_of[kept], order[kept], weights[kept]
         used, sizes = expert_of.unique_consecutive(return_counts=True)
@@ -219,7 +210,7 @@ class Mixture(nn.Module):
             grouped_linear(x.flatten(0, 1), down, ends).unflatten(0, (-1, tokens)) + bias
         ).relu()
         if self.mode.training and self.dropout:
-            keep = self.mode.draws.keep(
+            keep = self.mode.sampler.keep(
                 self.place,
                 hidden.detach().new_empty(rows, k, tokens, hidden.shape[-1]),
                 self.dropout,

@@ -4,8 +4,8 @@ Paper: Yu et al., "Boosting Continual Learning of Vision-Language Models via Mix
 Adapters", CVPR 2024.
 
 1. Beside the MLP of every block of both towers: E experts (bottleneck adapters) and one router per
-   task. CLIP itself stays frozen. (`experts.py`, `expert_towers.py`)
-2. Begin a task: a new router, zero; an autoencoder of the task's images (`auto_selector.py`).
+   task. CLIP itself stays frozen. (`experts.py`, `towers.py`)
+2. Begin a task: a new router, zero; an autoencoder of the task's images (`selector.py`).
 3. Train for n = 0 .. N (N + 1 steps, the last with learning rate 0) the experts that are not frozen
    and the task's router, whose choice is noisy: text features of all classes in the first template,
    image features of the batch, cross-entropy with label smoothing 0.2, AdamW. Count how many rows
@@ -23,11 +23,11 @@ gradient (`unused_expert_grad="skip"`: one GPU) or a zero gradient, with which A
 it ("zero": several GPUs). `text_route="end"` routes prompts by the end-of-text token, because the
 start-of-text token knows nothing of the prompt. `balance_weight` adds the load-balance term that
 the official code computes and drops. `eval_noise` keeps routers noisy at test time, as the official
-class-incremental code does. `computation="official"` keeps to the order of products and sums of
-the official code, for comparisons with numbers recorded from it.
+class-incremental code does.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,21 +38,23 @@ from torch import Tensor, nn
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.base import Method
-from vlcl_toolkit.methods.caches import FrozenFeatures
+from vlcl_toolkit.methods.batch import Batch
+from vlcl_toolkit.methods.caches import FeatureCache
+from vlcl_toolkit.methods.inference import run_batch
 from vlcl_toolkit.methods.moe_adapters.config import MoEAdaptersConfig
-from vlcl_toolkit.methods.moe_adapters.introspection import ExpertObservation
+from vlcl_toolkit.methods.moe_adapters.introspection import ExpertIntrospection
 from vlcl_toolkit.methods.moe_adapters.selector import NO_TASK, AutoSelector
 from vlcl_toolkit.methods.moe_adapters.selector_features import ClipFeatures, alexnet_features
 from vlcl_toolkit.methods.moe_adapters.towers import ExpertTowers
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
-from vlcl_toolkit.streams.base import ImageData, Reference, Task, TaskStream, load_batch
+from vlcl_toolkit.streams.base import ImageData, Reference, Task, TaskStream
 
 BALANCE_FACTOR = 0.01  # of the official load-balance term
 
 
 @register
-class MoEAdapters(ExpertObservation, Method):
+class MoEAdapters(Method):
     """Mixture-of-experts adapters with an auto-selector."""
 
     name = "moe_adapters"
@@ -70,19 +72,17 @@ class MoEAdapters(ExpertObservation, Method):
         """Put experts beside every block, all zero, and make an empty selector."""
         config = self.config
         self.selector = self._new_selector() if config.selector == "autoencoder" else None
-        self.plain = FrozenFeatures.of_backbone(self.clip, config.feature_cache_mib)
+        self.plain = FeatureCache.of_backbone(self.clip, config.feature_cache_mib)
         self.towers = ExpertTowers(
             self.clip.model,
             text=config.towers == "both",
             route_by_end=config.text_route == "end",
-            official=config.computation == "official",
             experts=config.experts,
             top_k=config.top_k,
             bottleneck=config.bottleneck,
             dropout=config.dropout,
             scale=config.adapter_scale,
         )
-        self.clip.whole_texts = config.computation == "official"
         self._reference: Callable[[], Reference] | None = None
         self._heads: dict[tuple[Task, int], Tensor] = {}
         self._plain_heads: dict[Task, Tensor] = {}  # they never change
@@ -90,7 +90,6 @@ class MoEAdapters(ExpertObservation, Method):
     def on_detach(self) -> None:
         """Take the experts away; CLIP's own weights were never touched."""
         self.towers.detach()
-        self.clip.whole_texts = False
         self._plain_heads.clear()
 
     def _new_selector(self) -> AutoSelector:
@@ -133,7 +132,7 @@ class MoEAdapters(ExpertObservation, Method):
     def begin_experts(self, task_index: int, generator: torch.Generator) -> None:
         """Step 2 without the selector."""
         if task_index == 0:
-            self.towers.draw(generator)
+            self.towers.reset_parameters(generator)
         self.towers.reset_counts()
         self.forget_class_features()
 
@@ -173,12 +172,11 @@ class MoEAdapters(ExpertObservation, Method):
         peak = self.config.task_learning_rates.get(task.name, self.config.learning_rate)
         return cosine_with_warmup(step, self._last_step(task), self.config.warmup, peak)
 
-    def loss(
-        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Step 3."""
-        logits, balance = self.training_logits(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        logits, balance = self.training_logits(batch.images)
+        smoothing = self.config.label_smoothing
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
         if not balance:
             return {"loss": loss}
         term = BALANCE_FACTOR * torch.stack(balance).sum()
@@ -242,13 +240,13 @@ class MoEAdapters(ExpertObservation, Method):
         labels = torch.empty(len(data), dtype=torch.int64)
         for route in routes.unique().tolist():
             rows = (routes == route).nonzero().squeeze(1)
-            plain = self.plain.of(data) if route == NO_TASK else None
+            by_route = partial(self.image_features, route=route)
+            plain = self.plain.features(data) if route == NO_TASK else None
             for part in rows.split(self.eval_batch_size):
                 if plain is not None:
                     features = plain[part.to(plain.device)]
                 else:
-                    images, _ = load_batch(data, part, self.clip.eval_transform)
-                    features = self.image_features(images, route)
+                    features = run_batch(by_route, self.clip, data, part)
                 labels[part] = self._logits(features, task, route).argmax(dim=1).cpu()
         return labels
 
@@ -288,12 +286,18 @@ class MoEAdapters(ExpertObservation, Method):
 
     @torch.no_grad()
     def compute_head(self, task: Task, route: int) -> Float[Tensor, "classes dim"]:
-        """As `text_head`, computed anew."""
+        """As `text_head`, computed for every call."""
         with self.towers.routed(self._router_of(route), noise=self._noise_of(route)):
             return self.clip.class_features(task.class_names, task.templates)
 
     def _logits(self, features: Tensor, task: Task, route: int) -> Tensor:
-        return self.logit_factor() * features @ self.text_head(task, route).T
+        return self.logit_scale * features @ self.text_head(task, route).T
+
+    @property
+    def logit_scale(self) -> float:
+        """`eval_scale`, or the model's own."""
+        scale = self.config.eval_scale
+        return self.clip.logit_scale if scale is None else scale
 
     def _router_of(self, route: int) -> int:
         return min(route, 0) if self.config.shared_router else route
@@ -321,6 +325,10 @@ class MoEAdapters(ExpertObservation, Method):
         """The text tower may have changed; the plain CLIP has not."""
         super().forget_class_features()
         self._heads.clear()
+
+    def introspection(self) -> ExpertIntrospection:
+        """Routes are the routers of tasks."""
+        return ExpertIntrospection(self)
 
     # Saving.
 

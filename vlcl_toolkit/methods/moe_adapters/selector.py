@@ -50,14 +50,13 @@ class Autoencoder(nn.Module):
         self.encoder = nn.Sequential(nn.utils.skip_init(nn.Linear, dim, code), nn.ReLU())
         self.decoder = nn.Sequential(nn.utils.skip_init(nn.Linear, code, dim), nn.Sigmoid())
 
-    def draw(self, generator: torch.Generator) -> "Autoencoder":
+    def reset_parameters(self, generator: torch.Generator) -> None:
         """PyTorch's initial values of a linear layer: uniform, bound 1 / sqrt(inputs)."""
         for layer in self.linear:
             bound = 1 / math.sqrt(layer.in_features)
             for parameter in layer.parameters():
                 values = torch.empty(parameter.shape)
                 parameter.data.copy_(values.uniform_(-bound, bound, generator=generator))
-        return self
 
     @property
     def linear(self) -> tuple[nn.Linear, nn.Linear]:
@@ -151,10 +150,10 @@ class AutoSelector:
         """
         config, device = self.config, self.clip.device
         seed = int(torch.randint(2**62, (), generator=generator))
-        whole = None if config.selector_augment else self.frozen.of(data, again=False)
+        whole = None if config.selector_augment else self.frozen.features(data, again=False)
 
         def parts() -> Iterator[Tensor]:
-            return self.frozen.parts(data, again=False) if whole is None else iter((whole,))
+            return self.frozen.batches(data, again=False) if whole is None else iter((whole,))
 
         if not self.autoencoders:
             self.features.fit(parts())
@@ -167,7 +166,8 @@ class AutoSelector:
             images, _ = load_batch(data, indices, transform, derive_seed(seed, step))
             return self.features.finish(self.features.extract(images.to(device)))
 
-        autoencoder = Autoencoder(inputs(0).shape[1], config.selector_code).draw(generator)
+        autoencoder = Autoencoder(inputs(0).shape[1], config.selector_code)
+        autoencoder.reset_parameters(generator)
         epoch = config.selector_batches_per_epoch
         losses = train_autoencoder(
             autoencoder.to(device),
@@ -204,7 +204,7 @@ class AutoSelector:
         known = self._errors.get(data)
         start = 0 if known is None else known.shape[1]
         if start < len(self.autoencoders):
-            parts = [self.errors(self.features.finish(p), start) for p in self.frozen.parts(data)]
+            parts = [self.errors(self.features.finish(p), start) for p in self.frozen.batches(data)]
             new = torch.cat(parts)
             self._errors[data] = new if known is None else torch.cat((known, new), dim=1)
         return self._errors[data]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.clip.weights import read_state
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods.caches import FrozenFeatures
+from vlcl_toolkit.methods.caches import FeatureCache
 
 _SMALLEST_FOR_ALEXNET = 63  # pixels; smaller images vanish in its pooling layers
 
@@ -24,9 +24,9 @@ class Features(ABC):
     def extract(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b raw"]:
         """The frozen network; no gradient."""
 
-    def frozen(self, clip: Clip, limit_mib: int) -> FrozenFeatures:
+    def frozen(self, clip: Clip, limit_mib: int) -> FeatureCache:
         """What `extract` says about sets of images, computed once."""
-        return FrozenFeatures(clip, self.extract, limit_mib)
+        return FeatureCache(clip, self.extract, limit_mib)
 
     def fit(self, parts: Iterator[Float[Tensor, "b raw"]]) -> None:  # noqa: B027
         """Learn the statistics of the first set of images (the reference set)."""
@@ -69,9 +69,9 @@ class ClipFeatures(Features):
         """Unit-norm, `[B, embed_dim]`."""
         return self.clip.encode_image(images)
 
-    def frozen(self, clip: Clip, limit_mib: int) -> FrozenFeatures:
+    def frozen(self, clip: Clip, limit_mib: int) -> FeatureCache:
         """The backbone's, which serve other runs, too."""
-        return FrozenFeatures.of_backbone(clip, limit_mib)
+        return FeatureCache.of_backbone(clip, limit_mib)
 
     def fit(self, parts: Iterator[Float[Tensor, "b raw"]]) -> None:
         """Mean and deviation per dimension."""
@@ -103,7 +103,7 @@ def alexnet_features(clip: Clip, weights: str | None) -> ConvolutionFeatures:
     """AlexNet's, with ImageNet weights.
 
     Raises:
-        UserError: the images are too small for it, or the weights cannot be had.
+        UserError: the images are too small for it, or the weights cannot be fetched.
     """
     advice = "set selector_features='clip'"
     if clip.image_size < _SMALLEST_FOR_ALEXNET:

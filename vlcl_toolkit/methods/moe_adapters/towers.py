@@ -21,25 +21,15 @@ class ExpertTowers:
         mode: what they do in the next forward passes; see `routed`.
     """
 
-    def __init__(
-        self,
-        model: CLIP,
-        *,
-        text: bool,
-        route_by_end: bool,
-        official: bool = False,
-        **settings: Any,
-    ):
+    def __init__(self, model: CLIP, *, text: bool, route_by_end: bool, **settings: Any):
         """Create the mixtures, all zero, on the model's device, and put them into its blocks.
 
         Args:
             text: whether the text tower gets experts too.
             route_by_end: prompts are routed by their end-of-text token, not by the first one.
-            official: experts one after another and attention sequence first, the official order
-                of products and sums; rounding alone differs.
             settings: experts, top_k, bottleneck, dropout, scale.
         """
-        self.mode = Mode(official=official)
+        self.mode = Mode()
         self.route_by_end = route_by_end
         self.text = text
         self.mixtures: dict[str, Mixture] = {}
@@ -60,7 +50,6 @@ class ExpertTowers:
                 mixture.to(model.positional_embedding.device)
                 self.mixtures[f"{path}.resblocks.{layer}"] = mixture
                 block.forward = partial(_forward, block, mixture)
-                block.attn.batch_first = not official
                 self._blocks.append(block)
         self._hook = model.token_embedding.register_forward_hook(self._note_ends)
 
@@ -68,7 +57,6 @@ class ExpertTowers:
         """Give the blocks their own forward back."""
         for block in self._blocks:
             del block.forward
-            block.attn.batch_first = True
         self._hook.remove()
 
     @contextlib.contextmanager
@@ -93,7 +81,7 @@ class ExpertTowers:
             )
         mode, terms = self.mode, list[Tensor]()
         mode.router, mode.training, mode.noise = router, training, noise
-        mode.one_choice = not (training or noise or self.route_by_end or mode.official)
+        mode.one_choice = not (training or noise or self.route_by_end)
         mode.balance = terms if balance else None
         try:
             yield terms
@@ -112,12 +100,12 @@ class ExpertTowers:
             while len(mixture.router_list) < total:
                 mixture.add_router()
 
-    def draw(self, generator: torch.Generator) -> None:
+    def reset_parameters(self, generator: torch.Generator) -> None:
         """Initial weights of all experts."""
         for mixture in self.mixtures.values():
             for expert in mixture.adaptmlp_list:
                 assert isinstance(expert, Expert)
-                expert.draw(generator)
+                expert.reset_parameters(generator)
 
     def freeze_most_chosen(self, top: int) -> None:
         """Freeze the `top` experts of each block that were chosen most; ties: the lower index."""
@@ -193,11 +181,6 @@ def _forward(
 ) -> Tensor:
     # The forward of open_clip's block with one term more.
     normed = block.ln_1(x)
-    if mixture.mode.official:
-        in_sequence = normed.transpose(0, 1).contiguous()
-        attended = block.attention(in_sequence, attn_mask=attn_mask).transpose(0, 1)
-    else:
-        attended = block.attention(normed, k_x, v_x, attn_mask=attn_mask)
-    h = x + block.ls_1(attended)
+    h = x + block.ls_1(block.attention(normed, k_x, v_x, attn_mask=attn_mask))
     out = h + block.ls_2(block.mlp(block.ln_2(h)))
     return out if mixture.mode.router == NO_ROUTER else out + mixture(h)

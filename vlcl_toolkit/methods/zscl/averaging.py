@@ -21,9 +21,10 @@ there is one `averaging`.
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
+from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.zscl.config import AveragingConfig
 from vlcl_toolkit.methods.zscl.finetune import Finetune
 from vlcl_toolkit.streams.base import Task
@@ -35,10 +36,10 @@ Weights = Mapping[str, Tensor]
 
 
 def interpolate(
-    a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], share: float
+    a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], alpha: float
 ) -> Float[Tensor, "*shape"]:
-    """`share` of `a`, the rest of `b` (WiSE-FT, equation 1)."""
-    return a * share + b * (1 - share)
+    """alpha a + (1 - alpha) b (WiSE-FT, equation 1)."""
+    return a * alpha + b * (1 - alpha)
 
 
 def extend_mean(
@@ -85,11 +86,9 @@ class ParameterSpace(Finetune):
         uses = averaging == "ensemble_wise" or (averaging in ("wise_ft", "moving") and toward)
         return uses or self.config.weight_consolidation > 0
 
-    def loss(
-        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Step 1: the value."""
-        return self.with_consolidation(super().loss(images, labels, step))
+        return self.with_consolidation(super().loss(batch))
 
     def with_consolidation(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Step 1: add the value, without a graph."""
@@ -120,13 +119,13 @@ class ParameterSpace(Finetune):
         for name, w in self.trainable().items():
             if rule == "moving":
                 before = w.detach().clone()
-                w.copy_(interpolate(w, towards[name], self._share))
+                w.copy_(interpolate(w, towards[name], self._alpha))
                 if self.config.average_towards == "last":
                     self.average[name] = before
                 continue
             mean = extend_mean(self.average[name], w, self.averaged)
             if rule == "ensemble_wise":
-                mean = interpolate(mean, self.start[name], self._share)
+                mean = interpolate(mean, self.start[name], self._alpha)
             self.average[name] = mean
 
     @torch.no_grad()
@@ -138,14 +137,14 @@ class ParameterSpace(Finetune):
             if self.config.averaging in _ENSEMBLES:
                 w.copy_(self.average[name])
             elif self.config.averaging == "wise_ft":
-                w.copy_(interpolate(w, towards[name], self._share))
+                w.copy_(interpolate(w, towards[name], self._alpha))
         self._forget_task()
         self.forget_class_features()
 
     @property
-    def _share(self) -> float:
-        share = self.config.average_share
-        return OFFICIAL_ALPHA[self.config.averaging] if share is None else share
+    def _alpha(self) -> float:
+        alpha = self.config.average_alpha
+        return OFFICIAL_ALPHA[self.config.averaging] if alpha is None else alpha
 
     def _towards(self) -> dict[str, Tensor]:
         choices = {"task_start": self.start, "zero_shot": self._before, "last": self.average}

@@ -71,7 +71,7 @@ class AveragingConfig(FinetuneConfig):
     """How weights are averaged; see the head of averaging.py."""
     average_every: Count = 100
     """f: steps between two averages."""
-    average_share: Share | None = None
+    average_alpha: Share | None = None
     """a; None: the official value (ensemble_wise 0.98, wise_ft 0.8, moving 0.999)."""
     average_towards: Literal["task_start", "zero_shot", "last"] = "task_start"
     """The other weights of wise_ft and moving; only moving knows "last"."""

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vlcl_toolkit.methods.base import Method
+from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
 from vlcl_toolkit.methods.zscl.config import FinetuneConfig
@@ -45,7 +46,7 @@ class Finetune(Method):
         self._before = {name: value.detach().clone() for name, value in self.trainable().items()}
 
     def on_detach(self) -> None:
-        """Restore the weights of before and freeze them."""
+        """Restore the weights from before `attach` and freeze them."""
         self.load_state_dict(self._before)
         for parameter in self.trainable().values():
             parameter.requires_grad_(False)
@@ -81,11 +82,10 @@ class Finetune(Method):
         peak = self.config.task_learning_rates.get(task.name, self.config.learning_rate)
         return cosine_with_warmup(step, self.last_step(task), self.config.warmup, peak)
 
-    def loss(
-        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Step 3."""
-        return {"loss": self.classification_loss(self.clip.encode_image(images), labels)}
+        features = self.clip.encode_image(batch.images)
+        return {"loss": self.classification_loss(features, batch.labels)}
 
     def classification_loss(
         self, image_features: Float[Tensor, "b dim"], labels: Int64[Tensor, " b"]

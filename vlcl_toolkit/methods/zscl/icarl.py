@@ -23,10 +23,8 @@ from torch import Tensor
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.zscl.config import IcarlConfig
 from vlcl_toolkit.methods.zscl.zscl import Zscl
-from vlcl_toolkit.streams.base import ImageData, Task, load_batch
+from vlcl_toolkit.streams.base import ImageData, Task
 from vlcl_toolkit.streams.pictures import joined
-
-_AT_ONCE = 256
 
 
 def herd(
@@ -122,7 +120,7 @@ class Icarl(Zscl):
         """Steps 2 and 3 with the features of the model as it is."""
         candidates = torch.arange(min(self.config.candidates, len(task.train)))
         by_order = self.config.faithful_memory and not self.memory  # no feature is looked at
-        features = None if by_order else self._features(task.train, candidates)
+        features = None if by_order else self.features(task.train, candidates).cpu()
         self.remember(task_index, task.train.labels[candidates], features)
 
     def remember(
@@ -147,14 +145,6 @@ class Icarl(Zscl):
             self.memory[task_index] = herd(features, count, shifted=True)
         else:
             self.memory[task_index] = herd_by_class(features, labels, quota)
-
-    @torch.no_grad()
-    def _features(self, data: ImageData, indices: Int64[Tensor, " n"]) -> Float[Tensor, "n dim"]:
-        parts = []
-        for part in indices.split(_AT_ONCE):
-            images, _ = load_batch(data, part, self.clip.eval_transform)
-            parts.append(self.clip.encode_image(images).cpu())
-        return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
         """As in ZSCL, and the memory."""

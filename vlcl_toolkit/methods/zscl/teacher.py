@@ -1,4 +1,4 @@
-"""A frozen teacher in the student's own model: other weights for a moment, outputs kept."""
+"""A frozen teacher in the student's own model: weights exchanged for the forward pass, outputs cached."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.methods.inference import run_batches
 from vlcl_toolkit.sharding import other_batch
-from vlcl_toolkit.streams.base import ImageData, load_batch
+from vlcl_toolkit.streams.base import ImageData
 
 _AT_ONCE = 256  # images or texts in one forward; fixed, so that a resumed run finds the same bits
 
@@ -33,7 +34,7 @@ def other_weights(
 class Teacher:
     """Unit-norm features of a CLIP with other weights than the one being trained.
 
-    Outputs for whole sets of images and texts are kept until `forget`, or until other sets come.
+    Outputs for whole sets of images and texts are cached until `forget`, or until other sets come.
     """
 
     def __init__(
@@ -66,14 +67,9 @@ class Teacher:
     def all_images(self, data: ImageData) -> Float[Tensor, "n dim"]:
         """Features of every image of `data`, with the evaluation transform, computed once."""
         if self._images is None or self._images[0] is not data:
-            parts = []
             with other_weights(self.parameters, self.weights()):
-                for indices in torch.arange(len(data)).split(_AT_ONCE):
-                    images, _ = load_batch(data, indices, self.clip.eval_transform)
-                    images = images.to(self.clip.device)
-                    with other_batch(len(indices)):
-                        parts.append(self.clip.encode_image(images))
-            self._images = data, torch.cat(parts)
+                parts = run_batches(self.clip.encode_image, self.clip, data, _AT_ONCE)
+                self._images = data, torch.cat(list(parts))
         return self._images[1]
 
     def texts(self, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n dim"]:

@@ -10,7 +10,7 @@ al., ICCV 2023 (ZSCL), whose repository ships all three as baselines and parts o
 4. Weight consolidation (WC): the loss gains the squared distance from the weights before the task.
 
 The code of all three is in averaging.py. ZSCL's "WE + WiSE" is
-`averaging="ensemble_wise"` (with `average_share=0.99` in its script).
+`averaging="ensemble_wise"` (with `average_alpha=0.99` in its script).
 """
 
 from vlcl_toolkit.methods.registry import register

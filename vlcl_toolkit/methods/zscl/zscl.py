@@ -4,7 +4,7 @@ Paper: Zheng et al., "Preventing Zero-Shot Transfer Degradation in Continual Lea
 Vision-Language Models", ICCV 2023.
 
 1. Both towers are trained (see finetune.py for schedule, cross-entropy and classification).
-2. Each step draws a batch of reference images without labels. Teacher: the frozen CLIP. With unit-
+2. Each step takes a batch of reference images without labels. Teacher: the frozen CLIP. With unit-
    norm features, S of the images from the student, Z of the images and T of all reference texts
    from the teacher, and the scale s: A = s S T^t (student), B = s Z T^t (teacher).
 3. Image side: cross-entropy of softmax(B / t) and softmax(A / t), mean over images, times t^2.
@@ -18,12 +18,13 @@ encode some of the texts: D(s T Z^t, s U Z^t), U from the student. The class-inc
 storage between teacher and student in LwF and iCaRL (`alias_teacher=True`), which makes the
 distillation gradient 0.
 
-Savings: T once per run (per task, if teacher or texts change); Z once too where there are fewer
-images than draws; one image forward for the task's and the reference images; no copy of the model
-for the teacher.
+Savings: T once per run (per task, if teacher or texts change); Z once too where the steps see more
+images than there are; one image forward for the task's and the reference images; no copy of the
+model for the teacher.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -32,6 +33,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods.batch import Batch, BatchRequest, ImageSet
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.zscl.averaging import ParameterSpace, interpolate
 from vlcl_toolkit.methods.zscl.config import ZsclConfig
@@ -40,24 +42,9 @@ from vlcl_toolkit.methods.zscl.reference import OF_THE_STREAM, ReferenceMaterial
 from vlcl_toolkit.methods.zscl.teacher import Teacher
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches
-from vlcl_toolkit.streams.data import Draw
 
-
-@dataclass(frozen=True)
-class ReferenceBatch:
-    """What one step distils on.
-
-    Attributes:
-        images: transformed images, float `[r, 3, h, w]` (where ranks share a batch: the local ones).
-        teacher: unit-norm features Z `[r, dim]`; None if teacher and student are one.
-        total: r.
-        texts: indices of the reference texts that the student encodes; None: all of them.
-    """
-
-    images: Tensor
-    teacher: Tensor | None
-    total: int
-    texts: Tensor | None = None
+REFERENCE = "reference"
+"""Name of the reference images in a batch."""
 
 
 @register
@@ -69,7 +56,6 @@ class Zscl(ParameterSpace):
     Config = ZsclConfig
     has_memory: ClassVar[bool] = False
     config: ZsclConfig
-    reference_batch: ReferenceBatch | None = None
     stream: TaskStream
 
     def on_attach(self) -> None:
@@ -85,7 +71,6 @@ class Zscl(ParameterSpace):
         """Let go of everything that was gathered."""
         super().on_detach()
         del self.teacher, self.reference
-        self.reference_batch = None
 
     # Step 2: reference material.
 
@@ -128,7 +113,7 @@ class Zscl(ParameterSpace):
             self.teacher.forget()
 
     def begin_task(self, task_index: int, task: Task, generator: torch.Generator) -> None:
-        """Draw random texts if they are wanted."""
+        """Sample random texts if they are wanted."""
         super().begin_task(task_index, task, generator)
         self.reference.begin_task(self.config.random_sentences, generator)
 
@@ -141,62 +126,44 @@ class Zscl(ParameterSpace):
         size = self.config.reference_batch_size or self.config.batch_size
         return batches(n, size, step, seed)
 
-    def draws(self, task: Task, step: int, seed: int) -> list[Draw]:
-        """Step 2: also a reference batch."""
-        draws, data = super().draws(task, step, seed), self.distillation_images()
+    def batch_requests(self, task: Task, step: int, seed: int) -> dict[str, BatchRequest]:
+        """Step 2: also reference images."""
+        requests, data = super().batch_requests(task, step, seed), self.distillation_images()
         if self.distils and data is not None and len(data):
-            seed_here = derive_seed("reference", seed)
-            indices = self.distillation_indices(len(data), step, seed_here)
-            draws.append(Draw(data, indices, self.clip.eval_transform))
-        return draws
+            indices = self.distillation_indices(len(data), step, derive_seed(REFERENCE, seed))
+            requests[REFERENCE] = BatchRequest(data, indices, self.clip.eval_transform)
+        return requests
 
-    def receive(
-        self, draws: list[Draw], images: list[Float[Tensor, "_ 3 h w"]], step: int, seed: int
-    ) -> Float[Tensor, "part 3 h w"]:
-        """Step 2: keep the reference batch for `loss`."""
-        self.reference_batch = None
-        if len(draws) > 1:
-            data, indices = draws[1].data, draws[1].indices
-            known, device = None, self.clip.device
-            if self._worth_keeping(data):
-                known = self.teacher.all_images(data)[indices.to(device, non_blocking=True)]
+    def prepare(self, batch: Batch) -> Batch:
+        """Step 2: the teacher's features Z, and which reference texts the student encodes, if any."""
+        if REFERENCE not in batch.others:
+            return batch
+        prepared = {}
+        if self.config.text_side == "student":
             size, texts = self.config.sentences_per_step, len(self.reference.tokens)
-            chosen = batches(texts, size, step, derive_seed("reference", seed))
-            found = images[1].to(device, non_blocking=True)
-            self.reference_batch = self.make_reference_batch(found, known, chosen, len(indices))
-        return images[0]
+            seed = derive_seed(REFERENCE, batch.seed)
+            prepared["texts"] = batches(texts, size, batch.step, seed)
+        if not self.config.alias_teacher:
+            prepared["teacher"] = self._teacher_features(batch.others[REFERENCE])
+        return replace(batch, prepared=prepared)
 
-    def make_reference_batch(
-        self,
-        images: Float[Tensor, "part 3 h w"],
-        teacher: Float[Tensor, "r dim"] | None = None,
-        texts: Int64[Tensor, " n"] | None = None,
-        total: int | None = None,
-    ) -> ReferenceBatch:
-        """Step 2: transformed images with the teacher's features Z of them.
-
-        Args:
-            teacher: Z if it is known.
-            texts: which reference texts the student encodes if `text_side` is "student"; None: all.
-            total: images of the whole batch; None: these are all.
-        """
-        total = len(images) if total is None else total
-        if teacher is None and not self.config.alias_teacher:
-            teacher = self.teacher.images(images, total)
-        return ReferenceBatch(images, teacher, total, texts)
+    def _teacher_features(self, reference: ImageSet) -> Float[Tensor, "r dim"]:
+        data = self.distillation_images()
+        if data is None or not self.worth_caching(data):
+            return self.teacher.images(reference.images, reference.total)
+        known = self.teacher.all_images(data)
+        return known[reference.indices.to(known.device, non_blocking=True)]
 
     # Steps 1 to 6.
 
-    def loss(
-        self, images: Float[Tensor, "part 3 h w"], labels: Int64[Tensor, " b"], step: int
-    ) -> dict[str, Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, distillation, consolidation; logs each term before its weight."""
-        batch = self.reference_batch
-        if batch is None:
-            return super().loss(images, labels, step)
-        own, student = self.clip.encode_two(images, batch.images, batch.total)
-        cross_entropy = self.classification_loss(own, labels)
-        terms = self.distillation_terms(student, batch)
+        reference = batch.others.get(REFERENCE)
+        if reference is None:
+            return super().loss(batch)
+        own, student = self.clip.encode_two(batch.images, reference.images, reference.total)
+        cross_entropy = self.classification_loss(own, batch.labels)
+        terms = self.distillation_terms(student, batch.prepared)
         weights = {name: self.config.distillation_weight for name in terms} | {
             "image_distillation": self.config.distillation_weight * self.config.image_side,
             "feature_distance": 1.0,
@@ -205,7 +172,7 @@ class Zscl(ParameterSpace):
         return self.with_consolidation({"loss": total, "cross_entropy": cross_entropy} | terms)
 
     def distillation_terms(
-        self, student: Float[Tensor, "r dim"], batch: ReferenceBatch
+        self, student: Float[Tensor, "r dim"], prepared: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Steps 3 to 5: S is `student`; every term without its weight."""
         config, scale = self.config, self.clip.logit_scale
@@ -213,13 +180,12 @@ class Zscl(ParameterSpace):
             with torch.no_grad():
                 teacher, texts = student.detach(), self.clip.encode_text(self.reference.tokens)
         else:
-            assert batch.teacher is not None
-            teacher, texts = batch.teacher, self.teacher.texts(self.reference.tokens)
+            teacher, texts = prepared["teacher"], self.teacher.texts(self.reference.tokens)
         target, found = scale * teacher @ texts.T, scale * student @ texts.T
         terms = {"image_distillation": soft_cross_entropy(target, found, config.temperature)}
         if config.text_side != "off":
             if config.text_side == "student":
-                chosen = slice(None) if batch.texts is None else batch.texts
+                chosen = prepared["texts"]
                 encoded = self.clip.encode_text(self.reference.tokens[chosen])
                 target, found = target[:, chosen], scale * teacher @ encoded.T
             terms["text_distillation"] = soft_cross_entropy(target.T, found.T, config.temperature)
@@ -240,11 +206,11 @@ class Zscl(ParameterSpace):
             return self._before
         if self.config.teacher == "previous":
             return self.start
-        share = self.config.teacher_mixture
-        return {n: interpolate(w, self._before[n], share) for n, w in self.start.items()}
+        alpha = self.config.teacher_mixture
+        return {n: interpolate(w, self._before[n], alpha) for n, w in self.start.items()}
 
-    def _worth_keeping(self, data: ImageData) -> bool:
-        # Never more teacher forwards than without keeping them.
+    def worth_caching(self, data: ImageData) -> bool:
+        """Whether the teacher encodes all images of `data` once: never more than the steps need."""
         if self.config.alias_teacher:
             return False
         lasting = self.config.teacher == "zero_shot" and data is self.reference.images
