@@ -1,10 +1,12 @@
 """Files: where the packaged data lies, writes that a crash cannot tear, hashes."""
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vlcl_toolkit.errors import UserError
 
@@ -53,11 +55,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
-    """Replace `path` by `content` so that a crash at any moment leaves the old file or the new one.
+    """Replace `path` by `content`, as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Context that replaces `path` so that a crash at any moment leaves the old file or the new one.
 
     A temporary file in the same folder (a rename across file systems is not atomic) is written,
     flushed and synced, then renamed over `path`; the folder is synced so that the new name itself
-    survives a power cut.
+    survives a power cut. An exception inside leaves the old file.
 
     Raises:
         UserError: the disk is full, the place is read-only, ...; the old file is untouched.
@@ -67,7 +76,7 @@ def write_atomic(path: str | Path, content: bytes) -> None:
     try:
         try:
             with open(temporary, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """Checkpoints that survive a crash at any moment and notice every damaged byte.
 
-1. `step_<k>.safetensors` is written to a temporary file of the same folder, synced, renamed.
+1. `step_<k>.safetensors` is written to a temporary file of the same folder, synced, renamed. It is
+   written and hashed one tensor at a time, so that no second copy of the state is in memory.
 2. The old manifest is kept as `manifest.previous.json`.
 3. `manifest.json`, with the SHA-256 of each file, is written last, the same way.
 4. Generations older than the newest two are removed.
@@ -11,17 +12,31 @@ Loading verifies the hashes and goes back to the previous good generation, namin
 import hashlib
 import json
 import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load, save
+from safetensors import safe_open
 from torch import Tensor
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import make_folder, write_atomic
+from vlcl_toolkit.files import atomic_file, make_folder, sha256_of, write_atomic
 
+_DTYPES = {  # names in the safetensors format
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _MANIFESTS = ("manifest.json", "manifest.previous.json")
 _KEPT = 2
 
@@ -55,17 +70,16 @@ class CheckpointStore:
 
         Args:
             step: larger than that of every generation before.
-            tensors: of any device; saved from a contiguous copy on the CPU.
+            tensors: of any device and layout; views of one storage are saved apart.
             state: what `json.dumps` takes.
 
         Raises:
-            UserError: the disk is full or read-only; earlier generations stay as they are.
+            UserError: the disk is full or read-only; earlier generations are kept.
         """
-        on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        content = save(_unshare(on_cpu), metadata={"state": json.dumps(state)})
-        file = f"step_{step}.safetensors"
-        write_atomic(self.folder / file, content)
-        entry = {"step": step, "file": file, "sha256": hashlib.sha256(content).hexdigest()}
+        name = f"step_{step}.safetensors"
+        with atomic_file(self.folder / name) as file:
+            sha256 = _write_hashed(file, _safetensors(tensors, {"state": json.dumps(state)}))
+        entry = {"step": step, "file": name, "sha256": sha256}
         if self._generations:
             self._write_manifest("manifest.previous.json", self._generations)
         self._generations = [entry, *self._generations][:_KEPT]
@@ -84,18 +98,21 @@ class CheckpointStore:
         problems: list[str] = []
         for entry in self._read_manifest(problems):
             path = self.folder / entry["file"]
-            content = path.read_bytes() if path.is_file() else None
-            if content is not None and hashlib.sha256(content).hexdigest() == entry["sha256"]:
+            missing = not path.is_file()
+            if not missing and sha256_of(path) == entry["sha256"]:
                 for problem in problems:
                     message = f"{problem}; going on from step {entry['step']}"
                     warnings.warn(message, CheckpointWarning, stacklevel=2)
                 self._generations.append(entry)
-                return Checkpoint(entry["step"], load(content), _state_of(content))
-            problems.append(f"{path} is {'missing' if content is None else 'damaged'}")
+                # pread: tensors of their own, so that nothing hangs on a mapped file
+                with safe_open(path, "pt", backend="pread") as file:
+                    state = json.loads(file.metadata()["state"])
+                    return Checkpoint(entry["step"], file.get_tensors(), state)
+            problems.append(f"{path} is {'missing' if missing else 'damaged'}")
         # A first save that was killed leaves one file without a manifest: nothing was promised yet.
         if problems or len(list(self.folder.glob("step_*.safetensors"))) > 1:
             problems = problems or [f"{self.folder / 'manifest.json'} is missing"]
-            advice = "restore it, or choose another output folder to start anew"
+            advice = "restore it, or choose another output folder to start from scratch"
             raise UserError(f"no intact checkpoint left: {'; '.join(problems)}; {advice}")
         return None
 
@@ -181,18 +198,30 @@ def _hash_of(generations: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(generations, sort_keys=True).encode()).hexdigest()
 
 
-def _state_of(content: bytes) -> dict[str, Any]:
-    length = int.from_bytes(content[:8], "little")  # the safetensors header
-    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[memoryview]:
+    # The bytes of a safetensors file. The library's writer hashes nothing and needs all tensors on
+    # the CPU at once. Wide types go first, so that every tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, value in ordered:
+        begin, end = end, end + value.nbytes
+        entry = {"dtype": _DTYPES[value.dtype], "shape": list(value.shape)}
+        header[name] = entry | {"data_offsets": [begin, end]}
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)
+    yield memoryview(len(content).to_bytes(8, "little") + content)
+    for _, value in ordered:
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
-def _unshare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors refuses views of one storage; slices of a pool may be such views
-    seen: set[int] = set()
-    separate = {}
-    for name, value in tensors.items():
-        storage = value.untyped_storage()
-        whole = storage.nbytes() == value.nbytes and storage.data_ptr() not in seen
-        seen.add(storage.data_ptr())
-        separate[name] = value if whole else value.clone()
-    return separate
+def _write_hashed(file: BinaryIO, parts: Iterable[memoryview]) -> str:
+    # A second thread hashes while this one writes: both release the GIL.
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(1) as thread:
+        for part in parts:
+            hashing = thread.submit(digest.update, part)
+            file.write(part)
+            hashing.result()
+    return digest.hexdigest()
