@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from small_methods import reference_stream
-from tiny import SETTINGS, tiny_clip, tiny_stream
+from tiny import SETTINGS, ticking_clock, tiny_clip, tiny_stream
 
 from vlcl_toolkit.streams import TaskStream
+from vlcl_toolkit.training import session
 from vlcl_toolkit.training.events import StepEvent, StopRun
 from vlcl_toolkit.training.execution import Execution
 from vlcl_toolkit.training.loop import run
@@ -59,6 +60,7 @@ def stop_after(steps: int):
 def main(folder: Path, cases: list[str], options: dict) -> None:
     """Every case in a folder of its own; `stop`: after so many steps."""
     torch.set_num_threads(1)
+    session.monotonic = ticking_clock()
     stop = options.pop("stop", None)
     for case in cases:
         method, settings = CASES[case]
@@ -68,7 +70,6 @@ def main(folder: Path, cases: list[str], options: dict) -> None:
             tiny_clip(),
             out=folder / case,
             config=settings,
-            checkpoint_every=3,
             progress=False,
             callback=stop_after(stop) if stop else None,
             execution=Execution(**options),

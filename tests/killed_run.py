@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tiny import SETTINGS, tiny_clip, tiny_stream
+from tiny import SETTINGS, ticking_clock, tiny_clip, tiny_stream
 
 from vlcl_toolkit import files
+from vlcl_toolkit.training import session
 from vlcl_toolkit.training.loop import run
 
 
@@ -28,6 +29,7 @@ def count_moments(reached: Callable[[], None]) -> Callable[[Any], None]:
 def run_until_killed(folder: str, moment: int) -> None:
     """Run fine-tuning in `folder` and send SIGKILL to this process at its moment number `moment`."""
     torch.set_num_threads(1)
+    session.monotonic = ticking_clock()
     left = [moment]
 
     def reached() -> None:
@@ -36,5 +38,5 @@ def run_until_killed(folder: str, moment: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     callback = count_moments(reached)
-    options = {"config": SETTINGS, "checkpoint_every": 3, "progress": False}
+    options = {"config": SETTINGS, "progress": False}
     run("finetune", tiny_stream(), tiny_clip(), out=folder, callback=callback, **options)

@@ -34,7 +34,6 @@ def run_tiny(folder, *, method="finetune", stream=None, clip=None, callback=None
         clip or tiny_clip(),
         out=folder,
         config=SETTINGS,
-        checkpoint_every=3,
         progress=False,
         callback=callback,
         execution=Execution(**execution),
@@ -138,9 +137,8 @@ def test_a_diverged_loss_is_found_before_it_is_saved(tmp_path):
             tiny_clip(),
             out=tmp_path,
             config=settings,
-            checkpoint_every=3,
             progress=False,
-            execution=Execution(log_every=100),
+            execution=Execution(log_every=100, checkpoint_minutes=0),
         )
     saved = CheckpointStore(tmp_path / "checkpoints").load()
     assert saved is None or all(v.isfinite().all() for v in saved.tensors.values())
@@ -260,13 +258,13 @@ class Hungry(Finetune):
 
 def test_out_of_memory_says_what_to_lower(tmp_path):
     with pytest.raises(UserError, match=r"ran out of memory .*Tried to allocate 9 GiB") as error:
-        run_tiny(tmp_path, method=Hungry)
+        run_tiny(tmp_path, method=Hungry, checkpoint_minutes=0)
     message = str(error.value)
     assert "\n" not in message
     for advice in ("--accumulate", "--precision bf16", "batch_size"):
         assert advice in message
     assert error.value.of_one_process
-    assert CheckpointStore(tmp_path / "checkpoints").load().state["progress"]["step"] == 3
+    assert CheckpointStore(tmp_path / "checkpoints").load().state["progress"]["step"] == 4
 
 
 def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):

@@ -41,7 +41,7 @@ CONFIGS = {
 
 def record(method: str, folder: Path, **options: object) -> RunResult:
     """A tiny run with probes."""
-    options = {"probes": True, "progress": False, "checkpoint_every": 3} | options
+    options = {"probes": True, "progress": False} | options
     return run(method, tiny_stream(), tiny_clip(), config=CONFIGS[method], out=folder, **options)
 
 

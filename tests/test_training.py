@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 import torch
 from test_files import full_disk
-from tiny import SETTINGS, tiny_clip, tiny_stream
+from tiny import SETTINGS, ticking_clock, tiny_clip, tiny_stream
 
 from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.training import session
 from vlcl_toolkit.training.checkpoint import CheckpointStore, CheckpointWarning, RunLock
 from vlcl_toolkit.training.events import DoneEvent, RowEvent, StepEvent, StopRun
+from vlcl_toolkit.training.execution import Execution
 from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.training.metrics import metrics
 from vlcl_toolkit.training.results import RunResult
@@ -28,11 +30,19 @@ STEPS = 7  # of each of the two tasks
 
 def run_tiny(folder, method="finetune", **options):
     """The run that every test here repeats, interrupts or damages."""
-    defaults = {"config": SETTINGS, "checkpoint_every": 3, "progress": False}
+    defaults = {"config": SETTINGS, "progress": False}
     if method == "zero_shot":
         defaults.pop("config")
     stream, clip = options.pop("stream", tiny_stream()), options.pop("clip", tiny_clip())
     return run(method, stream, clip, out=folder, **(defaults | options))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkpoints_after_every_third_step():
+    """Of all runs here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "monotonic", ticking_clock())
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +305,7 @@ def test_a_crash_goes_on_from_the_last_checkpoint(tmp_path, finished):
     with pytest.raises(ZeroDivisionError):
         run_tiny(tmp_path, callback=stop_at(5, ZeroDivisionError))
     progress = CheckpointStore(tmp_path / "checkpoints").load().state["progress"]
-    assert progress["step"] == 3  # of checkpoint_every=3
+    assert progress["step"] == 3  # see `ticking_clock`
     run_tiny(tmp_path)
     assert_identical(tmp_path, finished)
 
@@ -364,6 +374,29 @@ def test_a_damaged_history_is_named(tmp_path):
     history.write_bytes(b"x" + history.read_bytes()[1:])
     with pytest.raises(UserError, match=r"history\.jsonl is damaged"):
         run_tiny(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "positions"),
+    [
+        (0, [*range(2, 9), 9, *range(10, 17), 17]),
+        (5, [4, 7, 9, 12, 15, 17]),  # after every third step, and after each task
+        (1e6, [9, 17]),
+    ],
+)
+def test_checkpoints_are_saved_by_time_and_after_each_task(
+    tmp_path, finished, monkeypatch, minutes, positions
+):
+    saved, save = [], CheckpointStore.save
+
+    def noted(self, step, tensors, state):
+        saved.append(step)
+        save(self, step, tensors, state)
+
+    monkeypatch.setattr(CheckpointStore, "save", noted)
+    run_tiny(tmp_path, execution=Execution(checkpoint_minutes=minutes))
+    assert_identical(tmp_path, finished)
+    assert saved == positions
 
 
 # Mistakes

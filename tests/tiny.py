@@ -1,5 +1,7 @@
 """A tiny random CLIP and a tiny random stream: no test of the engine needs trained weights."""
 
+import itertools
+from collections.abc import Callable
 from functools import lru_cache
 
 import open_clip
@@ -64,6 +66,11 @@ def tiny_stream() -> TaskStream:
 
 # Fine-tuning that finishes in moments: 7 steps per task.
 SETTINGS = {"iterations": 6, "warmup": 2, "batch_size": 8, "learning_rate": 1e-3}
+
+
+def ticking_clock() -> Callable[[], float]:
+    """A clock that moves 100 seconds whenever it is read: a checkpoint is due after every third step."""
+    return itertools.count(step=100.0).__next__
 
 
 @lru_cache(maxsize=1)

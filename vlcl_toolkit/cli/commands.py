@@ -47,7 +47,6 @@ def run(
     seed: int = 0,
     out: Path | None = None,
     set: KeyValues = (),
-    checkpoint_every: int = 50,
     probes: bool = False,
 ) -> None:
     """Learn the tasks of a stream one after another with one method, and test all of them after each.
@@ -63,7 +62,6 @@ def run(
         seed: Of data order, augmentation and whatever the method draws.
         out: The run's folder; default: runs/<stream>/<method>/<order and config hash>.
         set: Settings of the method that differ from the recipe, e.g. --set learning_rate=3e-4 iterations=50.
-        checkpoint_every: Steps between two checkpoints.
         probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     from vlcl_toolkit.cli.tables import print_run
@@ -83,7 +81,6 @@ def run(
         seed=seed,
         out=out,
         config=read_settings(set),
-        checkpoint_every=checkpoint_every,
         probes=probes,
         execution=backbone.execution,
     )

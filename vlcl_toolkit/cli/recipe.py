@@ -50,7 +50,6 @@ def recipe(
     out: Path | None = None,
     set: KeyValues = (),
     stop_after: int | None = None,
-    checkpoint_every: int = 50,
     probes: bool = False,
 ) -> None:
     """Run what a paper ran, and print the result beside the published one, with what keeps them from being comparable.
@@ -64,7 +63,6 @@ def recipe(
         out: The run's folder; default: runs/<stream>/<method>/<order and config hash>.
         set: Settings of the method that differ from the paper's, e.g. --set iterations=50.
         stop_after: Stop after this many tasks; the same command without it goes on.
-        checkpoint_every: Steps between two checkpoints.
         probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     if list:
@@ -86,7 +84,6 @@ def recipe(
         stop_after=stop_after,
         seed=seed,
         out=out,
-        checkpoint_every=checkpoint_every,
         probes=probes,
         execution=own.execution,
     )

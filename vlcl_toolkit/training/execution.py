@@ -1,8 +1,9 @@
 """How a run computes: on how many devices, in how many micro-batches. This is not part of a run's identity:
 another choice continues the same run; its numbers then differ by rounding alone."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vlcl_toolkit.settings import Count, Few, FewOrZero, Settings, Size
@@ -30,6 +31,8 @@ class Execution(Settings):
     """On a GPU: off (fastest), warn (deterministic operations where they exist), strict (an error elsewhere)."""
     log_every: Count | None = None
     """Steps between two fetches of the losses, each of which waits for the device; None: 1 on a CPU, 20 elsewhere."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
+    """Minutes between two checkpoints, 0: after every step; one more after each task."""
 
 
 ONE_DEVICE = Execution()

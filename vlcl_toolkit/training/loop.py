@@ -37,7 +37,6 @@ def run(
     seed: int = 0,
     out: str | Path | None = None,
     config: Any = None,
-    checkpoint_every: int = 50,
     progress: bool = True,
     callback: Callable[[Event], None] | None = None,
     evaluate_all: bool = True,
@@ -57,7 +56,6 @@ def run(
         out: the run's folder; None: `runs/<stream>/<method>/<order and config hash>`.
         config: an instance of the method's `Config`; or a mapping that overrides settings of the
             stream's recipe; None: the recipe (the paper's defaults where there is none).
-        checkpoint_every: steps between checkpoints; there is one more after each task.
         progress: show a progress bar.
         callback: called with every `StepEvent`, `RowEvent` and `DoneEvent`; a resumed run announces
             the rows that it has already. May raise `StopRun`.
@@ -66,7 +64,7 @@ def run(
         resume: False refuses a folder that holds a run already.
         probes: record what happens inside the network after every task (`RunResult.probes`); the
             numbers are those of a run without. A run that lies there without them is made anew.
-        execution: devices, micro-batches, loading processes, ...; not part of a run's identity.
+        execution: devices, micro-batches, minutes between checkpoints, ...; not part of a run's identity.
 
     Under torchrun every process calls this with the same arguments; the first one writes, shows
     progress and calls `callback`, and all of them return the result.
@@ -94,7 +92,6 @@ def run(
                     stream,
                     folder,
                     devices,
-                    checkpoint_every=checkpoint_every,
                     evaluate_all=evaluate_all,
                     interrupt=interrupt,
                 )

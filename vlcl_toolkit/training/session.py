@@ -4,10 +4,10 @@
 """
 
 import math
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
@@ -65,14 +65,12 @@ class Session:
         folder: RunFolder,
         devices: Devices,
         *,
-        checkpoint_every: int,
         evaluate_all: bool,
         interrupt: DelayedInterrupt,
     ):
         self.method, self.stream, self.folder, self.devices = method, stream, folder, devices
         self.label_space = LabelSpace(stream)
-        self.checkpoint_every, self.evaluate_all = checkpoint_every, evaluate_all
-        self.interrupt = interrupt
+        self.evaluate_all, self.interrupt = evaluate_all, interrupt
         self.listeners: list[Callable[[Event], None]] = []
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending: list[
@@ -84,8 +82,9 @@ class Session:
         if devices.is_main:
             folder.history.rewind(self.progress.history)
         self._saved_at = self.progress.position if self.checkpoint else -1
+        self._save_due = self._next_save()
         reset_peak_memory(method.clip.device)
-        self._clock = time.perf_counter()
+        self._clock = perf_counter()
 
     # Restoring, in the order in which the loop can take it up again.
 
@@ -134,12 +133,12 @@ class Session:
         done.step = step + 1
         done.position += 1
         self._pending.append((step, steps, terms))
-        saving = done.step % self.checkpoint_every == 0
-        if not saving and done.step % self.devices.log_every and done.step != steps:
+        every_step = self.devices.execution.checkpoint_minutes == 0
+        if not every_step and done.step % self.devices.log_every and done.step != steps:
             return  # fetching a loss waits for the device
         events = self._log_pending()
         self._add_seconds("train")
-        if saving:
+        if monotonic() >= self._save_due:
             self.save()
         for event in events:
             self.announce(event)
@@ -242,6 +241,10 @@ class Session:
             tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
             state["scaler"] = self.devices.precision.state_dict()
         self.folder.store.save(done.position, tensors, state)
+        self._save_due = self._next_save()  # from now: a slow disk must not leave a run only saving
+
+    def _next_save(self) -> float:
+        return monotonic() + 60 * self.devices.execution.checkpoint_minutes
 
     def write_results(self, *, complete: bool) -> None:
         """Write accuracy.csv and result.json."""
@@ -272,6 +275,6 @@ class Session:
         done.total_parameters = sum(p.numel() for p in everything.values())
 
     def _add_seconds(self, what: str) -> None:
-        now = time.perf_counter()
+        now = perf_counter()
         self.progress.seconds[what] += now - self._clock
         self._clock = now
