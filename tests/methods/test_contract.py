@@ -50,7 +50,7 @@ def test_its_state_predicts_what_it_did(stream, name):
 def finished(request, tmp_path_factory):
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp(request.param)
-    options = {"config": SMALL[request.param], "checkpoint_every": 2, "progress": False}
+    options = {"config": SMALL[request.param], "progress": False}
     return run(request.param, reference_stream(), tiny_clip(), out=folder, **options), options
 
 
