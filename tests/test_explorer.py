@@ -78,7 +78,7 @@ def test_says_what_was_learned_and_what_will_come(result):
     assert "pets" in explorer._place.value
     assert explorer._place.value.endswith("to come: food")
     explorer.stage.value = 0
-    assert "frozen backbone" in explorer._place.value
+    assert "frozen CLIP" in explorer._place.value
 
 
 def test_error_of_one_view_leaves_the_others(result):
@@ -138,7 +138,7 @@ def test_unknown_stage_or_domain(result, options):
 
 
 def test_nothing_to_explore():
-    with pytest.raises(UserError, match="no run"):
+    with pytest.raises(UserError, match="no runs"):
         RunExplorer([], [])
 
 

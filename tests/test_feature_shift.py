@@ -175,14 +175,14 @@ def test_a_film_of_the_only_stage_there_is():
 def test_fewer_points_than_neighbours(make):
     probes = planted_probes(frozen_features())
     options = {"kind": "umap"} if make is analysis.feature_map else {}
-    with pytest.raises(UserError, match="36 points; found 36 neighbours; give 2 to 35"):
+    with pytest.raises(UserError, match="36 points needs 2 to 35 neighbours; found 36"):
         make(probes, domains=["land"], neighbours=36, **options)
-    with pytest.raises(UserError, match="found 1 neighbours"):
+    with pytest.raises(UserError, match="neighbours; found 1"):
         make(probes, neighbours=1, **options)
 
 
 def test_bad_input(moved):
-    with pytest.raises(UserError, match="found k = 32 neighbours; give k between 1 and 31"):
+    with pytest.raises(UserError, match="k must be between 1 and 31; found 32"):
         analysis.neighbours_kept(moved, k=32)
     with pytest.raises(UserError, match="unknown domain 'sings'; did you mean 'signs'"):
         analysis.shift_length(moved, ["sings"])
@@ -191,11 +191,11 @@ def test_bad_input(moved):
     with pytest.raises(UserError, match="unknown kind of map 'tsne'"):
         analysis.feature_map(moved, "tsne")
     with pytest.raises(
-        UserError, match="unknown placing of anchors 'center'; did you mean 'centred'"
+        UserError, match="unknown anchor placement 'center'; did you mean 'centred'"
     ):
         analysis.feature_map(moved, anchors="center")
     positions = analysis.feature_map(moved)
-    with pytest.raises(UserError, match="96 images; found k = 48"):
+    with pytest.raises(UserError, match=r"96 images, k must be .* found 48"):
         analysis.map_quality(moved, positions, k=48)
     broken = frozen_features()
     broken["land"] = (broken["land"][0] * np.nan, broken["land"][1])

@@ -84,7 +84,7 @@ def test_methods_stay_apart(runs):
 @pytest.mark.parametrize("analyse", [analysis.order_scores, analysis.pair_changes])
 def test_what_cannot_be_mixed(analyse, runs):
     one = runs[0]
-    with pytest.raises(UserError, match="no run to look at"):
+    with pytest.raises(UserError, match="no runs given"):
         analyse([])
     with pytest.raises(UserError, match="different streams"):
         analyse([one, replace(one, stream="another")])

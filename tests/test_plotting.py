@@ -142,7 +142,7 @@ def test_trade_off_numbers_the_runs_and_names_each_method_once(ax):
     runs = pd.DataFrame(rows, columns=["method", "transfer", "last"]).assign(shown=[0, 0, 1])
     plotting.trade_off(runs, ax)
     assert texts(ax) == ["1", "3"]  # a single task has no Transfer
-    assert labels(ax.get_legend().texts) == ["frozen backbone", "finetune", "zscl"]
+    assert labels(ax.get_legend().texts) == ["frozen CLIP", "finetune", "zscl"]
     points = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata()) == 1]
     assert points == [[[0, 0]], [[-9, 20]], [[-1, 15]]]
 

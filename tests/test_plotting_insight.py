@@ -49,7 +49,7 @@ def test_map_shows_every_image_and_text_of_its_stage(probes, ax):
 def test_map_of_one_domain_names_its_classes(probes, ax):
     plotting.feature_map(analysis.feature_map(probes), ax, stage=0, domain="signs", trails=True)
     assert sorted(texts(ax)) == [f"signs {c}" for c in range(4)]
-    assert ax.get_title(loc="left") == "frozen backbone"
+    assert ax.get_title(loc="left") == "frozen CLIP"
 
 
 def test_names_of_crowded_points_do_not_overlap(ax):

@@ -103,7 +103,7 @@ def test_decisions_at_a_multiple_of_the_threshold(moe):
     closed = analysis.mixed_batches(probes, mix=100, threshold=0, batches=2)
     right = closed.set_index(["domain", "decision"])["right"]
     assert right["pets", "batch"] == 0
-    assert right["land", "batch"] == 100  # held out: the frozen network is its right route
+    assert right["land", "batch"] == 100  # held out: the frozen CLIP is its right route
 
 
 def test_views_of_routes(moe, prompted):
@@ -111,9 +111,9 @@ def test_views_of_routes(moe, prompted):
     assert isinstance(RunExplorer(moe, views).figure(), Figure)
     explorer = RunExplorer(prompted, [("Weights", calibration_view)], stage=1)
     assert explorer.views[0].error_view.error is None
-    explorer.stage.value = 0  # the frozen backbone has no routes, and the page says so
+    explorer.stage.value = 0  # the frozen CLIP has no routes, and the page says so
     assert isinstance(explorer.views[0].error_view.error, UserError)
-    assert "goes through the frozen network" in str(explorer.views[0].error_view.error)
+    assert "goes through the frozen CLIP" in str(explorer.views[0].error_view.error)
     assert "--probes" not in str(explorer.views[0].error_view.error)  # nothing is missing
 
 

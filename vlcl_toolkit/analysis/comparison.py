@@ -22,7 +22,7 @@ def check_comparable(results: Sequence[RunResult]) -> None:
         different = list(dict.fromkeys(map(str, identity)))
         if len(different) > 1:
             raise UserError(
-                f"runs of different {kind} cannot be compared; found {', '.join(different)}; compare each apart"
+                f"runs of different {kind} cannot be compared; found {', '.join(different)}; compare them separately"
             )
 
 
@@ -63,7 +63,7 @@ def score_table(results: Sequence[RunResult], setting: str | None = None) -> pd.
 
 
 def gains(result: RunResult) -> dict[str, float]:
-    """What a run gained (above 0) or lost against the frozen backbone in the same order, in points.
+    """What a run gained (above 0) or lost against the frozen CLIP in the same order, in points.
 
     Keys: "transfer", what became of abilities not yet trained; "last", of all tasks in the end.
     """

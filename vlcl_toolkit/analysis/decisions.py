@@ -1,6 +1,6 @@
 """Which route an image takes, and what other rules of deciding would have given.
 
-Routes are the tasks' routers or prompts and, last, the frozen network. Scores (errors of
+Routes are the tasks' routers or prompts and, last, the frozen CLIP. Scores (errors of
 autoencoders, or log densities) and logits under every route were recorded, so that no rule needs
 the network again. Sources: MoE-Adapters, section 3.3 (auto-selector and its threshold); DIKI,
 section 3.3 (task distributions); the official code of both lets a test batch decide together.
@@ -92,12 +92,12 @@ def threshold_sweep(
     """Accuracy as a function of the selector's threshold, each image deciding alone.
 
     Args:
-        thresholds: errors above which an image takes the frozen network; one for all autoencoders.
+        thresholds: errors above which an image takes the frozen CLIP; one for all autoencoders.
         relative: they are multiples of the run's own thresholds (one per autoencoder) instead.
 
     Returns:
         columns threshold, domain, status, accuracy (percent of the probe images), frozen (percent
-        that takes the frozen network), right (percent on the right route, see `route_decisions`).
+        that takes the frozen CLIP), right (percent on the right route, see `route_decisions`).
 
     Raises:
         UserError: the method has no threshold, or the run has no probes.
@@ -256,7 +256,7 @@ def choose_by_error(scores: Array, columns: list[str], limits: Array, names: lis
     """The auto-selector's rule: the smallest error names the task, above its threshold none.
 
     Returns:
-        index into `names`, whose last is the frozen network; int `[n]`.
+        index into `names`, whose last is the frozen CLIP; int `[n]`.
     """
     best = scores.argmin(axis=1)
     index = np.array([names.index(c) if c in names else len(names) - 1 for c in columns])

@@ -3,12 +3,12 @@
 A map alone proves nothing: show the numbers of `map_quality` beside it.
 
 Where class texts stand. CLIP's image and text features fill two narrow cones far apart (the modality
-gap: Liang et al. 2022, "Mind the Gap"), so texts drawn as they are make an island of their own.
+gap: Liang et al. 2022, "Mind the Gap"), so texts placed as they are form an island of their own.
 ``anchors`` says what is done about it:
 
-    "centred" (default)  each modality's mean over the frozen backbone's features (the mean of the
+    "centred" (default)  each modality's mean over the frozen CLIP's features (the mean of the
         domains' means, so that each counts the same) is taken off, at every stage the same one; then
-        images and texts of the frozen backbone are fitted together. What both modalities say about
+        images and texts of the frozen CLIP are fitted together. What both modalities say about
         classes and domains is seen, the gap is not. Taking one vector off all texts changes no
         decision; taking one off the images adds a constant to each class's score.
     "as they are"        images and texts are fitted together; shows the gap.
@@ -41,11 +41,11 @@ def feature_map(
     neighbours: int = 15,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One map, fitted on the frozen backbone's features; every later stage is put into it.
+    """One map, fitted on the frozen CLIP's features; every later stage is put into it.
 
     Positions of different stages can therefore be compared. What leaves the space that the frozen
-    features fill cannot be seen: PCA flattens it, UMAP draws it at the nearest frozen points;
-    `map_quality` then falls, and `shift_length` tells the true distance.
+    features fill cannot be seen: PCA flattens it, UMAP puts it at the nearest frozen points;
+    `map_quality` then falls, and `shift_length` gives the true distance.
 
     Args:
         kind: "pca" (instant, keeps large distances) or "umap" (keeps neighbourhoods, not distances;
@@ -103,7 +103,7 @@ def feature_film(
 def map_movement(positions: pd.DataFrame) -> pd.DataFrame:
     """How far the middle of each domain's images moved on a map, in sizes of that map.
 
-    Compare with `shift_length`, which tells how far they moved among the features: a film that is
+    Compare with `shift_length`, which says how far they moved among the features: a film that is
     aligned stage by stage takes common movement out.
 
     Args:
@@ -132,7 +132,7 @@ def map_quality(
         k: neighbours that are compared.
         anchors: as the map was made with.
 
-    Columns: stage, after; trustworthiness (0 .. 1, 1 = whoever is near on the map is near among the
+    Columns: stage, after; trustworthiness (0 .. 1, 1 = points that are near on the map are near among the
     features; Venna and Kaski 2001); kept (share of the k nearest images among the features that are
     nearest on the map too, 0 .. 1); by_chance (what a random map keeps: k / (n - 1));
     anchors_agree (percent of images whose nearest class text of their domain on the map is the class
@@ -141,7 +141,7 @@ def map_quality(
     Raises:
         UserError: `k` is not below half of the images, which trustworthiness needs.
     """
-    # Half a second, which no other analysis needs to wait for.
+    # The import takes half a second that no other analysis should pay.
     from sklearn.manifold import trustworthiness
 
     domains = list(dict.fromkeys(positions["domain"]))
@@ -149,20 +149,20 @@ def map_quality(
     images = (points[0]["kind"] == "image").to_numpy()
     if not 1 <= k < images.sum() / 2:
         raise UserError(
-            f"a map of {images.sum()} images; found k = {k} neighbours; give k from 1 to below half of that"
+            f"for a map of {images.sum()} images, k must be at least 1 and below half of that; found {k}"
         )
     rows = []
     for stage, on_map in positions.groupby("stage"):
         true = vectors[probes.stages.index(stage)][images]
-        drawn = on_map[["x", "y"]].to_numpy(float)[images]
+        placed = on_map[["x", "y"]].to_numpy(float)[images]
         near = nearest(true, k, "the map")
         rows.append(
             {
                 "stage": stage,
                 "after": probes.after(int(stage)),
-                "trustworthiness": float(trustworthiness(true, drawn, n_neighbors=k)),
-                "kept": shared(near, nearest(drawn, k, "the map")),
-                "by_chance": k / (len(drawn) - 1),
+                "trustworthiness": float(trustworthiness(true, placed, n_neighbors=k)),
+                "kept": shared(near, nearest(placed, k, "the map")),
+                "by_chance": k / (len(placed) - 1),
                 "anchors_agree": _anchors_agree(probes, on_map),
             }
         )
@@ -185,7 +185,7 @@ def _points(
 ) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
     """Per stage: what each point is, and its features `[N, D]`; the frozen stage comes first."""
     if anchors not in get_args(Anchors):
-        raise unknown_name("placing of anchors", anchors, get_args(Anchors))
+        raise unknown_name("anchor placement", anchors, get_args(Anchors))
     names = chosen_domains(probes, domains)
     kinds: tuple[Any, ...] = ("image",) if anchors == "none" else ("image", "class")
     centre: dict[str, np.ndarray | float] = dict.fromkeys(kinds, 0.0)
@@ -214,13 +214,13 @@ def _points(
 def _check_points(values: np.ndarray, neighbours: int) -> None:
     if not 2 <= neighbours < len(values):
         raise UserError(
-            f"a map of {len(values)} points; found {neighbours} neighbours; give 2 to {len(values) - 1} "
-            "neighbours, show more domains, or record more images per domain"
+            f"a map of {len(values)} points needs 2 to {len(values) - 1} neighbours; found {neighbours}; "
+            "show more domains, or record more images per domain"
         )
 
 
 def _pca(frozen: np.ndarray) -> Any:
-    # Half a second, which no other analysis needs to wait for.
+    # The import takes half a second that no other analysis should pay.
     from sklearn.decomposition import PCA
 
     return PCA(n_components=2, svd_solver="full").fit(frozen).transform

@@ -2,7 +2,7 @@
 
 A feature is the unit-norm vector of an image or of a class text that a method classifies with.
 Distances are Euclidean; on unit-norm vectors they order neighbours as the cosine does, and range
-over 0 .. 2. All frames have the columns stage (0 = the frozen backbone, k = after the k-th task),
+over 0 .. 2. All frames have the columns stage (0 = the frozen CLIP, k = after the k-th task),
 after, domain, status ("learned", "current", "unseen", "held-out").
 """
 
@@ -17,7 +17,7 @@ from vlcl_toolkit.probes import Probes
 
 
 def shift_length(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataFrame:
-    """How far the features of each domain moved from where the frozen backbone puts them.
+    """How far the features of each domain moved from where the frozen CLIP puts them.
 
     A domain whose points all move alike (common = length) keeps its inner geometry; points that
     move apart (common much below length) do not.
@@ -46,7 +46,7 @@ def moved_back(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataF
     images were mixed with each other. No labels are needed to undo a common movement.
 
     Columns: stage, after, domain, status; accuracy (percent, as the method answers), moved_back
-    (percent, with the mean of the image features where the frozen backbone has it).
+    (percent, with the mean of the image features where the frozen CLIP has it).
     """
     rows = []
     for domain in chosen_domains(probes, domains):
@@ -66,7 +66,7 @@ def moved_back(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataF
 def neighbours_kept(
     probes: Probes, k: int = 10, domains: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Share of each image's `k` nearest neighbours that are the same as in the frozen backbone.
+    """Share of each image's `k` nearest neighbours that are the same as in the frozen CLIP.
 
     Neighbours are images of the same domain. Turning or shifting a whole domain keeps all.
 
@@ -99,7 +99,7 @@ def class_separation(probes: Probes, domains: Sequence[str] | None = None) -> pd
     classes of one image only); nearest_mean (percent of images nearest to the mean of their own
     class, that image left out of the mean; classes of one image are left out).
     """
-    # Half a second, which no other analysis needs to wait for.
+    # The import takes half a second that no other analysis should pay.
     from sklearn.metrics import silhouette_score
 
     rows = []
@@ -142,8 +142,8 @@ def nearest(points: np.ndarray, k: int, what: str) -> np.ndarray:
     n = len(points)
     if not 1 <= k < n:
         raise UserError(
-            f"{what} has {n} points; found k = {k} neighbours; give k between 1 and {n - 1}, or "
-            "record more images per domain"
+            f"{what} has {n} points, so k must be between 1 and {n - 1}; found {k}; choose another k "
+            "or record more images per domain"
         )
     distance = distances(points, points)
     np.fill_diagonal(distance, np.inf)

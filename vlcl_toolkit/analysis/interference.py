@@ -1,6 +1,6 @@
 """Where in the network a method interferes with what was there before.
 
-Everything is computed from probes (`RunResult.probes`): the frozen backbone is stage 0, stage k comes
+Everything is computed from probes (`RunResult.probes`): the frozen CLIP is stage 0, stage k comes
 after task k. Sources: Kornblith et al. 2019 (CKA); Tang et al., "Mind the Interference", ECCV 2024
 (prepended prompts against a residual branch). The decomposition into sides is this toolkit's own.
 """
@@ -18,7 +18,7 @@ from vlcl_toolkit.training.results import RunResult
 def drift_by_block(
     probes: Probes, *, stage: int | None = None, tower: str = "image", position: str = "class"
 ) -> pd.DataFrame:
-    """How far every block's activations are from the frozen network's, on the same inputs.
+    """How far every block's activations are from the frozen CLIP's, on the same inputs.
 
     Args:
         stage: None: the last one that there is. tower: "image" or "text".
@@ -46,7 +46,7 @@ def drift_by_block(
 def lost_predictions(probes: Probes) -> pd.DataFrame:
     """Which tower lost what zero-shot knew: swap one tower's features back and look again.
 
-    An image is lost if the frozen network was right and the method now is not. It is asked again
+    An image is lost if the frozen CLIP was right and the method now is not. It is asked again
     with its features of now against the frozen class features (only the image side moved), and with
     its frozen features against the class features of now (only the text side moved). With both
     swapped back the answer is zero-shot's, exactly.

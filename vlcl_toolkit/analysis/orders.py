@@ -29,7 +29,7 @@ def order_scores(results: Sequence[RunResult]) -> pd.DataFrame:
     if len(tasks) > 1:
         raise UserError(
             f"runs of different sets of tasks have scores of different meaning; found {' | '.join(sorted(tasks))}; "
-            "look at each set apart"
+            "analyse each set separately"
         )
     rows = []
     for result in results:
@@ -140,9 +140,7 @@ def pair_matrix(effects: pd.DataFrame, when: str, method: str | None = None) -> 
         raise unknown_name("state of the affected domain", when, get_args(When))
     methods = list(dict.fromkeys(effects["method"]))
     if method is None and len(methods) > 1:
-        raise UserError(
-            f"effects of {len(methods)} methods; found no choice; name one of {', '.join(methods)}"
-        )
+        raise UserError(f"effects of {len(methods)} methods; choose one of {', '.join(methods)}")
     if method is not None and method not in methods:
         raise unknown_name("method among these runs", method, methods)
     kept = effects if method is None else effects[effects["method"] == method]
@@ -167,7 +165,7 @@ def _within(variances: pd.Series, sizes: pd.Series) -> float:
 
 def _check(results: Sequence[RunResult]) -> None:
     if not results:
-        raise UserError("no run to look at; found an empty list; give at least one result")
+        raise UserError("no runs given; pass at least one result")
     check_comparable(results)
     settings: dict[str, dict] = {}
     for result in results:
@@ -177,5 +175,5 @@ def _check(results: Sequence[RunResult]) -> None:
             if first.get(name) != other.get(name):
                 raise UserError(
                     f"runs of {result.method} with different settings are not one spread; found {name} "
-                    f"{first.get(name)} and {other.get(name)}; look at each apart"
+                    f"{first.get(name)} and {other.get(name)}; analyse each separately"
                 )

@@ -1,4 +1,4 @@
-"""What analyses of probes share: which stage, which domains, and values that can be used."""
+"""What all analyses of probes need: the stage, the domains, and values that are finite."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,6 +1,6 @@
 """How predictions break: flips and confusions, from the recorded logits of probe images.
 
-Frames with a row per stage have the columns stage (0 = the frozen backbone, k = after the k-th task),
+Frames with a row per stage have the columns stage (0 = the frozen CLIP, k = after the k-th task),
 after (a task or "zero-shot"), domain, status ("learned", "current", "unseen", "held-out").
 """
 
@@ -14,7 +14,7 @@ from vlcl_toolkit.probes import Probes
 
 
 def flips(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataFrame:
-    """How many predictions differ from the frozen backbone's, for better and for worse.
+    """How many predictions differ from the frozen CLIP's, for better and for worse.
 
     Accuracy shows only repaired minus broken; the same accuracy can hide many of both.
 
@@ -53,7 +53,7 @@ def confusion(probes: Probes, stage: int, domain: str) -> pd.DataFrame:
 
 
 def confusion_drift(probes: Probes, stage: int, domain: str) -> pd.DataFrame:
-    """`confusion` now minus that of the frozen backbone, in points; every row sums to 0.
+    """`confusion` now minus that of the frozen CLIP, in points; every row sums to 0.
 
     On the diagonal, what each class lost; beside it, where its images went.
     """

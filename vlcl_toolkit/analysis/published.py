@@ -47,7 +47,7 @@ def cost_table(protocol: str) -> pd.DataFrame:
     """What the runs of a protocol cost: derived from the settings, and quoted where somebody published it.
 
     Columns: recipe, steps (optimisation steps; nan: sizes not published), images_per_step (without
-    reference images), gpu_hours, peak_gpu_gb (quoted, nan: unknown; hardware not told).
+    reference images), gpu_hours, peak_gpu_gb (quoted, nan: unknown; hardware not stated).
     """
     rows = []
     for name, recipe in recipes().items():
@@ -136,7 +136,7 @@ def caveats(result: RunResult, recipe: Recipe) -> list[str]:
         found.append("the run is not finished: scores are not known yet")
     if "-unverified-" in config["split_id"]:
         found.append(
-            "the data sets were not checked against the published sizes: imitations of them mean nothing"
+            "the data sets were not checked against the published sizes: numbers on imitations mean nothing"
         )
     if backbone["name"].startswith(PREFIX):
         found.append(f"the backbone has random weights ({backbone['name']})")

@@ -22,7 +22,7 @@ def expert_use(probes: Probes, *, stage: int | None = None, tower: str = "image"
 
     Returns:
         columns domain, status, block, expert, choices, share, gate_share (both sum to 1 over the
-        experts of a block; nan for a domain whose images all take the frozen network).
+        experts of a block; nan for a domain whose images all take the frozen CLIP).
 
     Raises:
         UserError: the run has no experts, or no probes.

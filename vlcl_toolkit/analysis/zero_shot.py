@@ -24,7 +24,7 @@ def forgotten_tasks(result: RunResult) -> pd.DataFrame:
 
 
 def forgotten_zero_shot(result: RunResult) -> pd.DataFrame:
-    """Accuracy without training: of the frozen backbone, and as late as that can be said.
+    """Accuracy without training: of the frozen CLIP, and as late as that can be said.
 
     A task of the stream is tested just before it is learned, a held-out one after the last task.
 
@@ -32,7 +32,7 @@ def forgotten_zero_shot(result: RunResult) -> pd.DataFrame:
         percent; rows: tasks in the order learned (the first has lost nothing), then held-out ones.
     """
     table = result.accuracy.to_numpy()
-    columns = {"the frozen backbone": table[0], "the last test before learning": np.diag(table)}
+    columns = {"the frozen CLIP": table[0], "the last test before learning": np.diag(table)}
     tasks = pd.DataFrame(columns, index=result.accuracy.columns)
     held_out = result.held_out.iloc[[0, -1]].T.set_axis(list(columns), axis=1)
     return pd.concat([tasks, held_out])
@@ -44,8 +44,8 @@ def unseen_accuracy(result: RunResult) -> pd.DataFrame:
     Tasks of the stream appear until just before they are learned, held-out ones to the end; stages
     that an interrupted run has not reached are left out.
 
-    Columns: stage (0 = the frozen backbone), after (a task or "zero-shot"), domain, status ("unseen",
-    "held-out"), accuracy (percent), change (points against the frozen backbone).
+    Columns: stage (0 = the frozen CLIP), after (a task or "zero-shot"), domain, status ("unseen",
+    "held-out"), accuracy (percent), change (points against the frozen CLIP).
     """
     after = ["zero-shot", *result.order]
     rows = []

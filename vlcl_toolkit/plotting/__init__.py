@@ -1,4 +1,4 @@
-"""Figures. Each function takes a frame and an Axes, draws, and returns the Axes."""
+"""Figures. Each function plots a frame into an Axes and returns the Axes."""
 
 from vlcl_toolkit.plotting.accuracy import (
     accuracy_bars,

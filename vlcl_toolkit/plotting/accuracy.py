@@ -32,7 +32,7 @@ def accuracy_matrix(
     held_out: pd.DataFrame | None = None,
     highlight: Score | None = None,
 ) -> Axes:
-    """Heat map of a run: what each task scores on the frozen backbone and after each task.
+    """Heat map of a run: what each task scores on the frozen CLIP and after each task.
 
     The cell of a task at the moment it was learned has a black frame; rows and cells that are not
     known yet stay empty.
@@ -171,7 +171,7 @@ def _signed(points: float) -> str:
 
 
 def _cells(frame: pd.DataFrame, ax: Axes, left: float, kept: np.ndarray) -> dict[str, float]:
-    """Draw a block of cells; returns the centre of each column."""
+    """A block of cells; returns the centre of each column."""
     values = frame.to_numpy(float)
     rows, columns = values.shape
     # 125, not 100: the darkest end of the map would hide the frames.
@@ -188,7 +188,9 @@ def _cells(frame: pd.DataFrame, ax: Axes, left: float, kept: np.ndarray) -> dict
         place = (left + column + 0.5, row + 0.5)
         text = f"{values[row, column]:.1f}"
         number = ax.text(*place, text, ha="center", va="center", color=ink)
-        number.set_in_layout(False)  # it lies inside its cell: a third of the time to draw
+        number.set_in_layout(
+            False
+        )  # it lies inside its cell: this saves a third of the rendering time
     centres = {str(name): left + i + 0.5 for i, name in enumerate(frame.columns)}
     for name, centre in centres.items():
         ax.add_patch(Rectangle((centre - 0.47, -0.16), 0.94, 0.1, color=domain_colour(name)))

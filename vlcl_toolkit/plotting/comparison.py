@@ -64,7 +64,7 @@ def method_comparison(
 def trade_off(runs: pd.DataFrame, ax: Axes) -> Axes:
     """Each run as a numbered point: what it learned, over what became of untrained abilities.
 
-    Both are differences from the frozen backbone in the same order, which is the ring at (0, 0), so
+    Both are differences from the frozen CLIP in the same order, which is the ring at (0, 0), so
     that runs in different orders can be compared.
 
     Args:
@@ -73,7 +73,7 @@ def trade_off(runs: pd.DataFrame, ax: Axes) -> Axes:
     """
     ax.axhline(0, color="#e4e4e4", zorder=0)
     ax.axvline(0, color="#e4e4e4", zorder=0)
-    ax.plot(0, 0, "o", mfc="white", mec=QUIET, mew=2, ms=9, label="frozen backbone")
+    ax.plot(0, 0, "o", mfc="white", mec=QUIET, mew=2, ms=9, label="frozen CLIP")
     named = set()
     for number, run in enumerate(runs.itertuples(), start=1):
         if np.isnan(run.transfer):  # a single task has no Transfer
@@ -107,7 +107,7 @@ def learning_rate_curves(
     Args:
         scores: one row per run; columns "learning_rate", "validation" (mean over the tasks of the
             validation accuracy right after learning each), "transfer"; percent.
-        frozen_transfer: Transfer of the frozen backbone, drawn as a dashed line.
+        frozen_transfer: Transfer of the frozen CLIP, as a dashed line.
     """
     looks = {
         "validation": ("#0072B2", "o", "task just learned (validation)"),
@@ -117,7 +117,7 @@ def learning_rate_curves(
         look: dict[str, Any] = {"color": colour, "mec": colour, "marker": marker, "label": label}
         sns.lineplot(scores, x="learning_rate", y=column, errorbar=("pi", 100), ax=ax, **look)
     if frozen_transfer is not None:
-        label = "Transfer of the frozen backbone"
+        label = "Transfer of the frozen CLIP"
         ax.axhline(frozen_transfer, color=QUIET, ls="--", label=label)
     best = float(scores.groupby("learning_rate")["validation"].mean().idxmax())
     ax.axvline(best, color=INK, lw=1, ls=":", label=f"validation prefers {_short(best)}")

@@ -11,7 +11,7 @@ from matplotlib.transforms import Affine2D, Bbox
 
 from vlcl_toolkit.plotting.style import INK, QUIET, domain_colour, domain_marker, finish, in_style
 
-# What can be drawn over the stages, with its unit and direction.
+# What can be plotted over the stages, with its unit and direction.
 MEASURES = {
     "length": "distance moved\n(0 = stayed, of 2 at most)",
     "common": "common movement\n(0 = stayed, of 2 at most)",
@@ -23,7 +23,7 @@ MEASURES = {
     "repaired": "wrong before, right now\n(percent, higher is better)",
     "moved_back": "accuracy, common movement undone\n(percent, higher is better)",
     "accuracy": "accuracy\n(percent, higher is better)",
-    "change": "change of accuracy (points\nagainst the frozen backbone)",
+    "change": "change of accuracy (points\nagainst the frozen CLIP)",
 }
 
 
@@ -45,7 +45,7 @@ def feature_map(
         domain: show where this domain is, coloured by class and with its class texts named; what
             else lies there is grey. By default all domains, each in its colour.
         quality: of `analysis.map_quality`; its numbers are written below the map.
-        trails: a line from where the frozen backbone has the middle of each domain to where it is.
+        trails: a line from where the frozen CLIP has the middle of each domain to where it is.
             Only for PCA: on a UMAP the middle of several islands is no place.
     """
     names = list(dict.fromkeys(positions["domain"]))
@@ -73,7 +73,7 @@ def feature_map(
     ax.spines[:].set_visible(True)
     ax.spines[:].set_color("#dddddd")
     after = str(now["after"].iloc[0])
-    ax.set_title("frozen backbone" if stage == 0 else f"after {after}")
+    ax.set_title("frozen CLIP" if stage == 0 else f"after {after}")
     if quality is not None:
         ax.set_xlabel(_quality(quality, stage), fontsize=10, color=INK)
     if domain is None:
@@ -92,7 +92,7 @@ def curves_by_stage(
     Args:
         frame: columns stage, after, domain, status and `value`; of `shift_length` (one kind),
             `neighbours_kept`, `class_separation`, `flips` or `unseen_accuracy`.
-        value: column to draw.
+        value: column to plot.
         chance: what chance gives, as a dotted line.
     """
     ends = {}

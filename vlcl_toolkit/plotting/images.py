@@ -1,4 +1,4 @@
-"""Pictures of a stream, and what a model thinks of one of them."""
+"""Images of a stream, and how a model classifies one of them."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def domain_examples(tasks: Sequence[Task], ax: Axes, *, columns: int = 8) -> Axe
         ax.text(-0.24, y + 0.5, task.name, ha="right", va="center", fontweight="bold")
         for column, name in enumerate(task.class_names[:columns]):
             position = int((task.train.labels == column).nonzero()[0])
-            _draw_image(ax, task.train[position][0], column, y, name)
+            _place_image(ax, task.train[position][0], column, y, name)
     _fit(ax, columns, len(tasks) * 1.32, left=-1.3)
     return ax
 
@@ -44,7 +44,7 @@ def order_strip(tasks: Sequence[Task], ax: Axes, *, label: int = 0) -> Axes:
     for column, task in enumerate(tasks):
         place = column * 1.35
         position = int((task.train.labels == label % len(task.class_names)).nonzero()[0])
-        _draw_image(ax, task.train[position][0], place, 0, "")
+        _place_image(ax, task.train[position][0], place, 0, "")
         ax.add_patch(Rectangle((place, -0.1), 1, 0.08, color=domain_colour(task.name), lw=0))
         text = f"{column + 1}  {task.name}"
         ax.text(place + 0.5, 1.22, text, ha="center", va="center", fontweight="bold")
@@ -89,12 +89,12 @@ def class_probabilities(
 @in_style
 def show_image(image: UInt8[Tensor, "3 h w"], ax: Axes, title: str = "") -> Axes:
     """One image, its pixels as they are."""
-    _draw_image(ax, image, 0, 0, title)
+    _place_image(ax, image, 0, 0, title)
     _fit(ax, 1, 1.2 if title else 1)
     return ax
 
 
-def _draw_image(ax: Axes, image: Tensor, x: int | float, y: int | float, title: str) -> None:
+def _place_image(ax: Axes, image: Tensor, x: int | float, y: int | float, title: str) -> None:
     pixels = torch.movedim(image, 0, -1).numpy()
     ax.imshow(pixels, extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.03), interpolation="nearest")
     ax.text(x + 0.5, y + 1.1, title, ha="center", va="center", fontsize=11)

@@ -1,4 +1,4 @@
-"""Where a method interferes with the frozen network: drift, sides, attention, distance."""
+"""Where a method interferes with the frozen CLIP: drift, sides, attention, distance."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ MEASURES = {
     "relative_norm": "drift: length of change / length before (0 = unchanged)",
     "increase": "drift that the block adds (0 = none)",
     "cosine": "cosine to the frozen activation (1 = unchanged)",
-    "cka": "linear CKA to the frozen network (1 = same geometry)",
+    "cka": "linear CKA to the frozen CLIP (1 = same geometry)",
 }
 _PARTS = {  # of lost predictions; Okabe and Ito's colours
     "by_image": ("#0072B2", "image side alone"),
@@ -58,7 +58,7 @@ def drift_lines(drift: pd.DataFrame, ax: Axes, *, measure: str = "relative_norm"
 
 @in_style
 def drift_heat(drift: pd.DataFrame, ax: Axes, *, measure: str = "relative_norm") -> Axes:
-    """Domains by blocks: dark is far from the frozen network; hatched cells have no value.
+    """Domains by blocks: dark is far from the frozen CLIP; hatched cells have no value.
 
     Args:
         drift: of `drift_by_block`.

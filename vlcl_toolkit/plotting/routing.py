@@ -47,7 +47,7 @@ def threshold_curves(
 
     Args:
         sweep: of `threshold_sweep`.
-        now: the threshold of the run, drawn as a line.
+        now: the threshold of the run, shown as a line.
         relative: thresholds are multiples of the run's own.
     """
     for domain, rows in sweep.groupby("domain", sort=False):

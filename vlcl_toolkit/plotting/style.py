@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 INK = "#222222"
-QUIET = "#8a8a8a"  # axes, reference lines, the frozen backbone
+QUIET = "#8a8a8a"  # axes, reference lines, the frozen CLIP
 EMPTY = "#f3f3f3"  # a cell or a slot that nothing has filled yet
 PERCENT = "accuracy (percent, higher is better)"
 
@@ -112,18 +112,18 @@ def _look(table: dict[str, tuple[str, str]], name: str) -> tuple[str, str]:
     return table[name]
 
 
-# Widgets draw from the thread that trains; matplotlib is not made for two at a time.
-_drawing = threading.RLock()
-Drawing = TypeVar("Drawing", bound=Callable[..., Any])
+# Widgets render from the thread that trains; matplotlib is not thread-safe.
+_rendering = threading.RLock()
+Plot = TypeVar("Plot", bound=Callable[..., Any])
 
 
-def in_style(draw: Drawing) -> Drawing:
-    """Decorator of a drawing function: the toolkit's look, whatever the reader's own settings."""
+def in_style(plot: Plot) -> Plot:
+    """Decorator of a plotting function: the toolkit's look, whatever the reader's own settings."""
 
-    @functools.wraps(draw)
+    @functools.wraps(plot)
     def wrapped(*args: Any, **options: Any) -> Any:
-        with _drawing, matplotlib.rc_context(STYLE):
-            return draw(*args, **options)
+        with _rendering, matplotlib.rc_context(STYLE):
+            return plot(*args, **options)
 
     return wrapped  # type: ignore[return-value]
 
@@ -190,7 +190,7 @@ def finish(
 @in_style
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
-    # One drawing pass instead of the two of `savefig`, and fast rather than strong compression:
+    # One rendering pass instead of the two of `savefig`, and fast rather than strong compression:
     # these pictures are looked at once.
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -205,7 +205,7 @@ MOST_NUMBERS = 16  # columns; with more, numbers would run into each other
 
 @in_style
 def difference_cells(change: pd.DataFrame, ax: Axes, *, limit: float | int) -> Axes:
-    """Draw a table of differences; unknown cells are grey. Cell (0, 0) is at the top left.
+    """A table of differences; unknown cells are grey. Cell (0, 0) is at the top left.
 
     Args:
         change: numbers, nan = unknown.

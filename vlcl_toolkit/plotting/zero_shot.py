@@ -21,7 +21,7 @@ from vlcl_toolkit.plotting.style import (
 
 @in_style
 def confusion_change(drift: pd.DataFrame, ax: Axes) -> Axes:
-    """Where each class's images went: change of the confusion matrix against the frozen backbone.
+    """Where each class's images went: change of the confusion matrix against the frozen CLIP.
 
     Args:
         drift: of `analysis.confusion_drift`, points.

@@ -1,4 +1,4 @@
-"""What a run records about its network after every task, and how it is read back."""
+"""Probes: what a run records about its model after every task, and how to read it back."""
 
 from vlcl_toolkit.probes.config import ProbeConfig
 from vlcl_toolkit.probes.reader import Probes

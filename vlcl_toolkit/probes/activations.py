@@ -1,4 +1,4 @@
-"""Activations of a tower, and how far they are from those of the frozen network.
+"""Activations of a tower, and how far they are from those of the frozen CLIP.
 
 Activation points: block 0 is what enters the first block (embedding, position, first LayerNorm),
 block k is the residual stream after block k. Of every input two vectors are kept: the token that is

@@ -1,7 +1,7 @@
-"""The files of probes, and the names of what is in them.
+"""The files of probes, and the names of the arrays in them.
 
 A stage is a flat mapping of names to arrays, one file `probes/step_<k>.npz`; stage 0 is the frozen
-backbone, stage k comes after the k-th task. D is the dimension of the joint space, L the blocks of a
+CLIP, stage k comes after the k-th task. D is the dimension of the joint space, L the blocks of a
 tower, E its experts, R the routes of a method (a task's router or prompts; the last is the frozen
 network), S the scores it chooses a route by.
 
@@ -77,7 +77,7 @@ def read_stage(path: Path) -> dict[str, np.ndarray]:
             return dict(content)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is damaged ({error}); record it anew in another folder: {COMMAND} --out DIR"
+            f"{path} is damaged ({error}); record it again in another folder: {COMMAND} --out DIR"
         ) from error
 
 

@@ -19,7 +19,7 @@ MEASURES = ("relative_norm", "cosine", "cka")
 
 
 class Probes:
-    """What was recorded at every stage that there is.
+    """Everything that was recorded, stage by stage.
 
     Build it from plain arrays to analyse what did not come from a run of this toolkit.
 
@@ -28,7 +28,7 @@ class Probes:
         order: task names as learned.
         held_out: names of the domains that are never learned.
         class_names: by domain.
-        source: where they lie, and the method that was run, for error messages.
+        source, method: where the files lie and which method was run, for error messages.
 
     Raises:
         UserError: nothing was recorded.
@@ -77,7 +77,7 @@ class Probes:
 
     @property
     def stages(self) -> list[int]:
-        """The stages that are there; an interrupted run has fewer."""
+        """The stages that were recorded; an interrupted run has fewer."""
         return sorted(self._stages)
 
     @property
@@ -102,7 +102,7 @@ class Probes:
         return {"stage": stage, "after": self.after(stage), "domain": domain, "status": status}
 
     def class_names(self, domain: str) -> list[str]:
-        """Words of the classes; label `i` means the i-th."""
+        """Names of the classes, in the order of the labels."""
         self._check_domain(domain)
         return self._class_names.get(domain, [])
 
@@ -163,7 +163,7 @@ class Probes:
     # Inside the network, as tidy frames.
 
     def drift(self) -> pd.DataFrame:
-        """How far activations moved from the frozen network's, on the same inputs.
+        """How far activations moved from the frozen CLIP's, on the same inputs.
 
         Columns: stage, after, domain, status, tower, block (0 = embedding, k = after block k), position
         ("class": the token that is pooled; "rest": mean over the other tokens), relative_norm (length
@@ -245,7 +245,7 @@ class Probes:
     # Routes.
 
     def routes(self, stage: int) -> list[str]:
-        """Names of the routes an image could take; the last is the frozen network."""
+        """Names of the routes an image could take; the last is the frozen CLIP."""
         return self._named(self.array(stage, "routes"))
 
     def route(self, stage: int, domain: str) -> np.ndarray:
@@ -273,7 +273,7 @@ class Probes:
             there = ", ".join(map(str, self.stages))
             raise UserError(
                 f"{self.source} has probes of stages {there}; found stage {stage}; if the run is not "
-                "finished, the same command goes on with it"
+                "finished, rerun the same command to continue it"
             )
         arrays = self._stages[stage]
         if callable(arrays):

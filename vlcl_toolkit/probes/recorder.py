@@ -1,7 +1,7 @@
-"""Recording probes during a run: the frozen network before it, the changed one after every task.
+"""Recording probes during a run: the frozen CLIP before it, the changed one after every task.
 
-Everything that is drawn at random stays as it was, and nothing that the method keeps is touched, so
-that a run with probes gives the numbers of one without.
+The states of the random number generators are restored and nothing that the method keeps is
+touched, so a run with probes gives the same numbers as one without.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class Recorder:
     """Writes `probes/step_<k>.npz` into a run's folder."""
 
     def __init__(self, method: Method, stream: TaskStream, folder: Path, config: ProbeConfig):
-        """Look at the frozen network; the method is not attached yet."""
+        """Record stage 0, the frozen CLIP; the method is not attached yet."""
         self.method, self.folder, self.config = method, folder, config
         model = method.clip.model
         self.blocks = {
@@ -40,7 +40,7 @@ class Recorder:
         self.frozen_weights = {k: v.clone() for k, v in current_weights(frozen).items()}
         self.frozen: dict[str, np.ndarray] | None = None
         self.activations: dict[str, Observation] = {}
-        with _random_numbers_kept():
+        with _rng_restored():
             self.frozen = self._observe(frozen, 0)
         if not stage_path(folder, 0).is_file():
             write_stage(folder, 0, self.frozen)
@@ -49,9 +49,9 @@ class Recorder:
         """After task `stage` (from 1) was learned and tested.
 
         Raises:
-            UserError: what the stage before left is gone; the file cannot be written.
+            UserError: a file of the stage before is missing; the file cannot be written.
         """
-        with _random_numbers_kept():
+        with _rng_restored():
             arrays = self._observe(self.method, stage)
             now = current_weights(self.method)
             before = self.weights.load(stage - 1, self.frozen_weights)
@@ -95,7 +95,7 @@ class Recorder:
         path = stage_path(self.folder, stage - 1)
         if not path.is_file():
             raise UserError(
-                f"{path} is missing, so that probes cannot go on; record them anew in another "
+                f"{path} is missing, so probes cannot be continued; record them again in another "
                 f"folder: {COMMAND} --out DIR"
             )
         return read_stage(path)
@@ -117,7 +117,7 @@ def _settings(config: ProbeConfig) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _random_numbers_kept() -> Iterator[None]:
+def _rng_restored() -> Iterator[None]:
     tensors, values = rng_state()
     try:
         yield

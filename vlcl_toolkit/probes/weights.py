@@ -77,7 +77,7 @@ def place_of(name: str, blocks: dict[str, int]) -> tuple[str, int]:
 
 
 class PreviousWeights:
-    """What changed, as it was after the last stages, on disk: a resumed run has no other memory."""
+    """The weights that changed, after the last two stages, on disk: what a resumed run compares with."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "probes"
@@ -86,7 +86,7 @@ class PreviousWeights:
         return self.folder / f"weights_{stage:02d}.safetensors"
 
     def save(self, stage: int, now: Weights, frozen: Weights) -> None:
-        """Keep what differs from the frozen weights; those of two stages are kept."""
+        """Keep what differs from the frozen weights, of this stage and the one before."""
         changed = {
             name: value.cpu().contiguous()
             for name, value in now.items()
@@ -100,19 +100,19 @@ class PreviousWeights:
         """Weights after a stage; 0: the frozen ones.
 
         Raises:
-            UserError: they are gone.
+            UserError: the file is missing.
         """
         if stage == 0:
             return frozen
         path = self._path(stage)
         if not path.is_file():
             raise UserError(
-                f"{path} is missing, so that probes cannot go on; record them anew in another "
+                f"{path} is missing, so probes cannot be continued; record them again in another "
                 "folder: vlcl run --probes --out DIR"
             )
         return frozen | safetensors.torch.load_file(path)
 
     def clear(self) -> None:
-        """The run is complete: nothing will be compared any more."""
+        """Delete the files, once the run is complete."""
         for path in self.folder.glob("weights_*.safetensors"):
             path.unlink()

@@ -12,29 +12,29 @@ from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets.order import sequence_html
 from vlcl_toolkit.widgets.view import View, stack
 
-Drawing = Callable[[RunResult, int, str], Figure]
+ViewFunction = Callable[[RunResult, int, str], Figure]
 
 
 class RunExplorer(ipywidgets.VBox):
     """Choose a run, a stage ("after task k") and a domain; every view follows.
 
-    A figure is drawn once for each choice; moving back shows it at once. What a run cannot show,
-    for instance because the probe was not recorded, is said in the place of the picture.
+    A figure is rendered once for each choice; moving back shows it at once. What a run cannot show,
+    for instance because the probe was not recorded, is said in place of the picture.
 
     Attributes:
-        run, domain: the drop-down lists. `stage`: the slider, 0 (frozen backbone) to T.
-        views: one `View` per drawing, with `picture` and `error_view`.
+        run, domain: the drop-down lists. `stage`: the slider, 0 (frozen CLIP) to T.
+        views: one `View` per function, with `picture` and `error_view`.
     """
 
     def __init__(
         self,
         runs: RunResult | Sequence[RunResult] | Mapping[str, RunResult],
-        views: Sequence[tuple[str, Drawing]],
+        views: Sequence[tuple[str, ViewFunction]],
         *,
         stage: int | None = None,
         domain: str | None = None,
     ):
-        """Draw the first run.
+        """Show the first run.
 
         Args:
             runs: one or several, of one stream and backbone; a mapping names them.
@@ -51,7 +51,7 @@ class RunExplorer(ipywidgets.VBox):
         if domain is not None and domain not in domains:
             raise unknown_name("domain", domain, domains)
         if stage is not None and not 0 <= stage <= stages:
-            raise UserError(f"stages go from 0 to {stages}; found {stage}; choose one of these")
+            raise UserError(f"stage must be between 0 and {stages}; found {stage}")
         w = ipywidgets
         self.run = w.Dropdown(options=list(self._runs), description="Run")
         self.domain = w.Dropdown(options=domains, value=domain or domains[0], description="Domain")
@@ -65,7 +65,7 @@ class RunExplorer(ipywidgets.VBox):
         )
         self._place = w.HTML()
         self.views = [View(label) for label, _ in views]
-        self._drawings = [draw for _, draw in views]
+        self._functions = [render for _, render in views]
         choices = w.HBox([self.run, self.domain], layout={"flex_flow": "row wrap"})
         stages_row = w.HBox([self.stage, self._place], layout={"flex_flow": "row wrap"})
         pictures = w.HBox(self.views, layout={"flex_flow": "row wrap", "grid_gap": "1em"})
@@ -83,24 +83,24 @@ class RunExplorer(ipywidgets.VBox):
         """Let every view show the present choice."""
         result, stage, domain = self.choice
         before, after = result.order[:stage], result.order[stage:]
-        learned = sequence_html(before) if before else "nothing: the frozen backbone"
+        learned = sequence_html(before) if before else "nothing: the frozen CLIP"
         self._place.value = f"learned: {learned}" + (
             f"; to come: {', '.join(after)}" if after else ""
         )
         key = self.run.value, stage, domain
-        for view, draw in zip(self.views, self._drawings, strict=True):
-            view.show(key, functools.partial(draw, result, stage, domain))
+        for view, render in zip(self.views, self._functions, strict=True):
+            view.show(key, functools.partial(render, result, stage, domain))
 
     def figure(self) -> Figure:
         """All views of the present choice as one static figure, for readers without a kernel.
 
         Raises:
-            UserError: a view cannot be drawn.
+            UserError: a view cannot be rendered.
         """
         return stack(
             [
-                (view.label, draw(*self.choice))
-                for view, draw in zip(self.views, self._drawings, strict=True)
+                (view.label, render(*self.choice))
+                for view, render in zip(self.views, self._functions, strict=True)
             ]
         )
 
@@ -126,6 +126,6 @@ def named_runs(
             if len(set(names)) < len(names) and len({str(detail(r)) for r in results}) > 1:
                 names = [f"{n}, {detail(r)}" for n, r in zip(names, results, strict=True)]
     if not results:
-        raise UserError("there is no run to explore; pass at least one")
+        raise UserError("no runs given; pass at least one")
     check_comparable(results)
     return dict(zip(names, results, strict=True))

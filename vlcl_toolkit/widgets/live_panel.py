@@ -1,4 +1,4 @@
-"""What every panel that trains has: run and stop, progress, a matrix that fills, all runs so far."""
+"""The part that all training panels share: run, stop, progress, the accuracy matrix, all runs so far."""
 
 import copy
 import functools
@@ -177,12 +177,12 @@ class LivePanel(ipywidgets.VBox):
 
     @shows_errors
     def refresh(self, _: object = None) -> None:
-        """Redraw for what is chosen now, from what is known of it."""
+        """Show what is known of the present choice."""
         accuracy, held_out = self._known.tables(self.key)
         known = int(accuracy.notna().any(axis=1).sum())
         key = (*self.key, known)
-        self.matrix.show(key, functools.partial(_draw, accuracy_matrix, 7.6, accuracy, held_out))
-        self.curves.show(key, functools.partial(_draw, unseen_accuracy, 7.2, accuracy, held_out))
+        self.matrix.show(key, functools.partial(_render, accuracy_matrix, 7.6, accuracy, held_out))
+        self.curves.show(key, functools.partial(_render, unseen_accuracy, 7.2, accuracy, held_out))
         self._show_all_runs(accuracy)
         if not self.running:
             self.progress.value = max(0, known - 1) / len(accuracy.columns)
@@ -203,7 +203,7 @@ class LivePanel(ipywidgets.VBox):
         self.comparison.layout.display = "" if rows else "none"
         if rows:
             frame = pd.DataFrame(rows)
-            self.comparison.show((len(rows), self.key), functools.partial(_draw_runs, frame))
+            self.comparison.show((len(rows), self.key), functools.partial(_render_runs, frame))
 
     def _show_step(self, event: StepEvent) -> None:
         order = self.key.order
@@ -228,7 +228,7 @@ class LivePanel(ipywidgets.VBox):
         return "Not run yet. Press Run."
 
 
-def _draw(
+def _render(
     plot: Callable[..., Any], width: float, accuracy: pd.DataFrame, held_out: pd.DataFrame
 ) -> Figure:
     figure, axes = new_figure(width=width, height=4.6)
@@ -236,7 +236,7 @@ def _draw(
     return figure
 
 
-def _draw_runs(frame: pd.DataFrame) -> Figure:
+def _render_runs(frame: pd.DataFrame) -> Figure:
     figure, axes = new_figure(width=7.6, height=4.2)
     trade_off(frame, axes)
     return figure

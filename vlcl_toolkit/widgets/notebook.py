@@ -1,11 +1,11 @@
-"""Where a notebook works: the project's folder, so that `runs/` is the one of the command line."""
+"""Change to the project folder, so that `runs/` is shared with the command line."""
 
 import os
 from pathlib import Path
 
 
 def enter_project() -> Path:
-    """Make the project's folder the working folder, and return it.
+    """Change to the project folder, and return it.
 
     It is the closest folder upwards that holds a `pyproject.toml`; without one the working folder
     stays. The environment variable VLCL_PROJECT names another.

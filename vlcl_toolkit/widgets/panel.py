@@ -41,9 +41,9 @@ class RunPanel(LivePanel):
 
         Args:
             stream: its order is the one to begin with.
-            clip: the frozen backbone.
+            clip: the frozen CLIP.
             methods: names to choose from; None: all.
-            configs: by method name, settings that override the stream's recipe.
+            configs: by method name, settings that override the preset.
             seed: of every run.
             known: runs of this stream, settings and seed that are shown from the beginning.
             probes: record what a `RunExplorer` shows.
@@ -77,7 +77,7 @@ class RunPanel(LivePanel):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What overrides the recipe of the method chosen now."""
+        """What overrides the preset of the method chosen now."""
         return self._configs.get(self.method.value, {})
 
     def lock(self, locked: bool) -> None:

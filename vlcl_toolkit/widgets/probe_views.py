@@ -1,4 +1,4 @@
-"""Views for `run_explorer` that look inside a network: functions of a run, a stage and a domain.
+"""Views for a `RunExplorer` that look inside a model: functions of a run, a stage and a domain.
 
 They need a run with probes (`run(..., probes=True)`).
 """
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from vlcl_toolkit import analysis, plotting
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.training.results import RunResult
-from vlcl_toolkit.widgets.explorer import Drawing
+from vlcl_toolkit.widgets.explorer import ViewFunction
 
 
 def drift_view(result: RunResult, stage: int, domain: str) -> Figure:
@@ -35,7 +35,7 @@ def sides_view(result: RunResult, stage: int, domain: str) -> Figure:
 
 
 def confusion_view(result: RunResult, stage: int, domain: str) -> Figure:
-    """Where the images of the domain's classes went, in points against the frozen backbone."""
+    """Where the images of the domain's classes went, in points against the frozen CLIP."""
     figure, ax = plotting.new_figure(width=8, height=5.5)
     plotting.confusion_change(analysis.confusion_drift(result.probes, stage, domain), ax)
     return figure
@@ -43,7 +43,7 @@ def confusion_view(result: RunResult, stage: int, domain: str) -> Figure:
 
 def map_view(
     positions: pd.DataFrame, quality: pd.DataFrame | None = None, *, by_class: bool = False
-) -> Drawing:
+) -> ViewFunction:
     """A view of one map, for an explorer of the run that it was made from.
 
     Args:
@@ -53,13 +53,13 @@ def map_view(
             in grey.
     """
 
-    def draw(result: RunResult, stage: int, domain: str) -> Figure:
+    def render(result: RunResult, stage: int, domain: str) -> Figure:
         figure, ax = plotting.new_figure(width=6.2 if by_class else 7.5, height=5.2)
         chosen = domain if by_class else None
         plotting.feature_map(positions, ax, stage=stage, domain=chosen, quality=quality)
         return figure
 
-    return draw
+    return render
 
 
 def decision_view(result: RunResult, stage: int, domain: str) -> Figure:
@@ -92,6 +92,6 @@ def calibration_view(result: RunResult, stage: int, domain: str) -> Figure:
 def _check_stage(stage: int) -> None:
     if stage == 0:
         raise UserError(
-            "before the first task every image goes through the frozen network; there is nothing to "
-            "choose from yet; move the slider to a later stage"
+            "at stage 0 every image goes through the frozen CLIP, so there is nothing to choose from; "
+            "move the slider to a later stage"
         )

@@ -15,7 +15,7 @@ from vlcl_toolkit.training.results import RunResult, row_names
 
 
 class Key(NamedTuple):
-    """What a run of a page is told by; stream, backbone and seed are the same for all of them."""
+    """What identifies a run on a page; stream, backbone and seed are the same for all of them."""
 
     method: str
     order: tuple[str, ...]
@@ -23,7 +23,7 @@ class Key(NamedTuple):
 
     @classmethod
     def of(cls, method: str, order: tuple[str, ...], settings: Mapping[str, Any]) -> "Key":
-        """The key of a method, an order and settings that override the stream's recipe."""
+        """The key of a method, an order and settings that override the preset."""
         return cls(method, order, json.dumps(dict(settings), sort_keys=True, default=repr))
 
 
@@ -129,7 +129,7 @@ class BackgroundRun:
             self.result = run(
                 *self._arguments, **self._options, progress=False, callback=self._listen
             )
-        except Exception as error:  # noqa: BLE001 (a thread has nobody to raise to: the page shows it)
+        except Exception as error:  # noqa: BLE001 (nothing can catch it in a thread: the page shows it)
             self.error = error
         self.ended = True
         self._on_end(self)
@@ -148,7 +148,7 @@ def frozen_scores(zero_shot: pd.Series) -> dict[str, float]:
 def scores_html(
     lines: Sequence[tuple[str, str, Mapping[str, float], bool]], heading: str = "Order"
 ) -> str:
-    """A line per run, numbered as in the picture of all runs; the frozen backbone comes first.
+    """A line per run, numbered as in the picture of all runs; the frozen CLIP comes first.
 
     Args:
         lines: method, what tells its runs apart (HTML), scores in percent, and whether it is the

@@ -61,11 +61,11 @@ class SettingsPanel(LivePanel):
 
         Args:
             stream: in the order of the runs.
-            clip: the frozen backbone.
+            clip: the frozen CLIP.
             method: a registered name.
             values: by setting, what its slider runs through. The value to begin with is that of
-                `config` or the stream's recipe; a number that is missing is put in its place.
-            config: settings of every run that override the recipe.
+                `config` or of the preset; a number that is not listed is put in its place.
+            config: settings of every run that override the preset.
             seed: of every run.
             known: runs of this stream, order and seed that are shown from the beginning.
             probes: record what a `RunExplorer` shows.
@@ -113,7 +113,7 @@ class SettingsPanel(LivePanel):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What overrides the recipe now."""
+        """What overrides the preset now."""
         return self._config | self.values
 
     def lock(self, locked: bool) -> None:

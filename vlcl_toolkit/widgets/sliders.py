@@ -1,4 +1,4 @@
-"""Sliders over given values that drive a figure."""
+"""Sliders over given values, and the figure that they control."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from vlcl_toolkit.widgets.view import View
 
 
 class FigureSliders(ipywidgets.VBox):
-    """A slider per quantity, and a figure drawn for the values chosen, once for each choice.
+    """A slider per quantity, and a figure of the values chosen, rendered once for each choice.
 
     Attributes:
         sliders: by name of the quantity; Tab and the arrow keys work as the mouse does.
@@ -25,24 +25,24 @@ class FigureSliders(ipywidgets.VBox):
 
     def __init__(
         self,
-        draw: Callable[..., Figure],
+        render: Callable[..., Figure],
         values: Mapping[str, Sequence[Any]],
         *,
         start: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
     ):
-        """Draw the first figure.
+        """Render the first figure.
 
         Args:
-            draw: called with a keyword argument per quantity.
+            render: called with a keyword argument per quantity.
             values: what each slider runs through, in this order.
             start: values to begin with; else the first ones.
             labels: what the page calls a quantity; else its name.
 
         Raises:
-            UserError: a quantity with less than two values, or a start that is none of them.
+            UserError: a quantity with fewer than two values, or a start that is not one of them.
         """
-        self._draw = draw
+        self._render = render
         start = start or {}
         self.sliders = {
             name: value_slider((labels or {}).get(name, name), listed, start.get(name))
@@ -61,11 +61,11 @@ class FigureSliders(ipywidgets.VBox):
 
     def refresh(self, _: object = None) -> None:
         """Show the figure of the values chosen now."""
-        self.view.show(tuple(self.values.items()), functools.partial(self._draw, **self.values))
+        self.view.show(tuple(self.values.items()), functools.partial(self._render, **self.values))
 
     def figure(self) -> Figure:
         """The figure of the values chosen now, for readers without a kernel."""
-        return self._draw(**self.values)
+        return self._render(**self.values)
 
 
 def value_slider(
@@ -74,13 +74,13 @@ def value_slider(
     """A slider that runs through given values; truth values read "on" and "off".
 
     Raises:
-        UserError: there are less than two values, or `start` is none of them.
+        UserError: there are fewer than two values, or `start` is not one of them.
     """
     if len(values) < 2:  # a slider needs two ends
         raise UserError(f"the slider {label!r} has {len(values)} values; give at least two")
     chosen = values[0] if start is None else start
     if chosen not in values:
-        raise UserError(f"{label}: {chosen!r} is none of the values of the slider; found {values}")
+        raise UserError(f"{label}: {chosen!r} is not one of the slider's values: {list(values)}")
     return ipywidgets.SelectionSlider(
         options=[(_text(value), value) for value in values],
         value=chosen,
@@ -112,29 +112,29 @@ def selector_sliders(
 ) -> FigureSliders:
     """A slider for the threshold, for the mix, or for both, above the figure of what follows.
 
-    Recorded scores decide anew at each value; the network is not run again.
+    Every value decides again from the recorded scores; the network is not run again.
 
     Args:
         analyse: called with `threshold=` and `mix=`, as far as there is a slider for it, e.g.
             `functools.partial(analysis.mixed_batches, result.probes)`.
-        plot: draws the frame into an Axes, e.g. `plotting.mixed_batch_bars`.
+        plot: plots the frame into an Axes, e.g. `plotting.mixed_batch_bars`.
         thresholds: values of the threshold, as multiples of the run's own.
         mixes: percent of one domain in a batch.
         start: values to begin with, by "threshold" and "mix"; else the first ones.
         width, height: of the figure, in inches.
 
     Raises:
-        UserError: a slider with less than two values, or a start that is none of them.
+        UserError: a slider with fewer than two values, or a start that is not one of them.
     """
 
-    def draw(**chosen: int | float) -> Figure:
+    def render(**chosen: int | float) -> Figure:
         figure, axes = new_figure(width=width, height=height)
         plot(analyse(**chosen), axes)
         return figure
 
     values = {"threshold": thresholds, "mix": mixes}
     listed = {name: list(given) for name, given in values.items() if given is not None}
-    return FigureSliders(draw, listed, start=start, labels=_LABELS)
+    return FigureSliders(render, listed, start=start, labels=_LABELS)
 
 
 def weight_path_slider(path: pd.DataFrame) -> FigureSliders:
@@ -144,7 +144,7 @@ def weight_path_slider(path: pd.DataFrame) -> FigureSliders:
         path: of `analysis.weight_path`; nothing is run again.
     """
 
-    def draw(alpha: float | int) -> Figure:
+    def render(alpha: float | int) -> Figure:
         here = path[path["alpha"] == alpha].groupby("status", sort=False)["accuracy"].mean()
         figure, ax = new_figure(width=9, height=4.2)
         weight_path_curves(path, ax, alpha=alpha)
@@ -153,4 +153,4 @@ def weight_path_slider(path: pd.DataFrame) -> FigureSliders:
 
     alphas = sorted(path["alpha"].unique().tolist())
     labels = {"alpha": "Alpha (weight of the trained model)"}
-    return FigureSliders(draw, {"alpha": alphas}, start={"alpha": alphas[-1]}, labels=labels)
+    return FigureSliders(render, {"alpha": alphas}, start={"alpha": alphas[-1]}, labels=labels)

@@ -1,4 +1,4 @@
-"""An exception in a callback is shown to the reader: the page itself would swallow it."""
+"""Pictures and errors on a page: an exception in a callback is shown, which Jupyter would swallow."""
 
 import functools
 import traceback
@@ -60,27 +60,27 @@ class Picture(ipywidgets.Image):
     """An image that remembers what it has shown.
 
     Attributes:
-        figure: draws the figure shown now; the static version for readers without a kernel.
+        figure: renders what is shown now, as a static figure for readers without a kernel.
     """
 
     figure: Callable[[], Figure]
 
     def __init__(self, **layout: str):
-        self._drawn: dict[Hashable, bytes] = {}
+        self._rendered: dict[Hashable, bytes] = {}
         super().__init__(format="png", layout={"max_width": "100%", **layout})
 
-    def show(self, key: Hashable, draw: Callable[[], Figure]) -> None:
-        """Show what `draw` draws; it is called only if `key` has not been shown before."""
-        self.figure = draw
-        if key not in self._drawn:
-            self._drawn[key] = to_png(draw())
-            if len(self._drawn) > _KEPT:
-                del self._drawn[next(iter(self._drawn))]
-        self.value = self._drawn[key]
+    def show(self, key: Hashable, render: Callable[[], Figure]) -> None:
+        """Show what `render` returns; it is called only if `key` has not been shown before."""
+        self.figure = render
+        if key not in self._rendered:
+            self._rendered[key] = to_png(render())
+            if len(self._rendered) > _KEPT:
+                del self._rendered[next(iter(self._rendered))]
+        self.value = self._rendered[key]
 
 
 class View(ipywidgets.VBox):
-    """A picture with a heading. What goes wrong while it is drawn is shown in its place.
+    """A picture with a heading. An error while it is rendered is shown in its place.
 
     Attributes:
         label: the heading.
@@ -96,11 +96,11 @@ class View(ipywidgets.VBox):
         )
 
     @shows_errors
-    def show(self, key: Hashable, draw: Callable[[], Figure]) -> None:
-        """Show what `draw` draws; it is called only if `key` has not been shown before."""
+    def show(self, key: Hashable, render: Callable[[], Figure]) -> None:
+        """Show what `render` returns; it is called only if `key` has not been shown before."""
         self.error_view.clear()
         self.picture.layout.display = "none"  # a picture of another choice would be mistaken
-        self.picture.show(key, draw)
+        self.picture.show(key, render)
         self.picture.layout.display = ""
 
 

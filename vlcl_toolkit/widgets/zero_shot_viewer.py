@@ -1,4 +1,4 @@
-"""Look at images one by one, and at what a CLIP takes them for."""
+"""Images one by one, and how a CLIP classifies them."""
 
 import functools
 from collections.abc import Sequence
@@ -73,12 +73,12 @@ class ZeroShotViewer(ipywidgets.VBox):
         task, number = self.task, self.image.value
         names = tuple(name.strip() for name in self.names.value.split(",") if name.strip())
         if not names:
-            raise UserError("there is no class name; separate names by commas")
+            raise UserError("no class names given; separate names by commas")
         image, label = task.test[number]
         self.probabilities = self._classify(image, names)
         truth = task.class_names[int(label)]
-        draw = functools.partial(_draw, image, self.probabilities, truth)
-        self.picture.show((task.name, number, names), draw)
+        render = functools.partial(_render, image, self.probabilities, truth)
+        self.picture.show((task.name, number, names), render)
 
     def _classify(self, image: torch.Tensor, names: Sequence[str]) -> pd.Series:
         key = (self.domain.value, tuple(names))
@@ -91,7 +91,7 @@ class ZeroShotViewer(ipywidgets.VBox):
         return pd.Series(logits.softmax(dim=1)[0].cpu().numpy(), index=list(names))
 
 
-def _draw(image: torch.Tensor, probabilities: pd.Series, truth: str) -> Figure:
+def _render(image: torch.Tensor, probabilities: pd.Series, truth: str) -> Figure:
     figure, (left, right) = new_figure(1, 2, width=7.8, height=2.9, width_ratios=[1, 1.7])
     show_image(image, left, truth)
     class_probabilities(probabilities, right, truth=truth if truth in probabilities else None)
