@@ -15,8 +15,7 @@ from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import TaskStream
 
 _FOLDER = "folder:"
-_LOCATION = {"root": "given_root", "cache": "cache", "skip_unreadable": "skip_unreadable"}
-_LOCATION |= {"verify": "verify"}
+_LOCATION = {"root", "cache", "skip_unreadable", "verify"}  # fields of `DataLocation`
 
 
 def load_clip(
@@ -145,7 +144,7 @@ def _call(
 
     from vlcl_toolkit.streams.location import DataLocation
 
-    location = {_LOCATION[k]: v for k, v in options.items() if k in _LOCATION}
+    location = {k: v for k, v in options.items() if k in _LOCATION}
     others = {k: v for k, v in options.items() if k not in (*_LOCATION, "captions")}
     if isinstance(others.get("reference"), (str, Path)):
         from vlcl_toolkit.streams.full_size.reference import reference_source
@@ -155,9 +154,7 @@ def _call(
     known = set(inspect.signature(function).parameters) - {"name", "path", "location"}
     for option in others:
         if option not in known:
-            raise unknown_name(
-                f"option of {name!r}", option, known | _LOCATION.keys() | {"captions"}
-            )
+            raise unknown_name(f"option of {name!r}", option, known | _LOCATION | {"captions"})
     if not root:
-        location.setdefault("given_root", first)
+        location.setdefault("root", first)
     return function(first, DataLocation(**location), **others)

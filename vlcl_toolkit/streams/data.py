@@ -46,9 +46,6 @@ class ImageData(Dataset):
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Int64[Tensor, ""]]:
         return self.images[index], self.labels[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        return [self[index] for index in indices]
-
     def picture(self, index: int) -> Image.Image:
         """One image as PIL has it."""
         return TF.to_pil_image(self.images[index])

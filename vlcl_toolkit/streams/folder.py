@@ -104,7 +104,7 @@ def folder_stream(
         raise UserError(f"{path} has no task: no sub-folder; make one per task")
     common = {name: given[name] for name in ("templates", "split") if name in given}
     tasks = [_task(path / name, common) for name in order]
-    location = location or DataLocation(given_root=path)
+    location = location or DataLocation(root=path)
     ready, skipped = location.prepare(tasks)
     return TaskStream(
         id=f"folder-{path.name}",

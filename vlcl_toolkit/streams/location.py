@@ -39,7 +39,7 @@ class DataLocation:
     """Files and how to read them.
 
     Attributes:
-        given_root: the data folder; None: see `data_folder`.
+        root: the data folder; None: see `data_folder`.
         cache: folder of decoded images (see `image_cache.py`); None: decode each time.
         skip_unreadable: leave out images that cannot be decoded; the stream records how many.
             Every image is decoded once; the outcome is kept in `cache`, or in `.vlcl` of the data
@@ -48,15 +48,15 @@ class DataLocation:
             imitations: the split id then says "unverified".
     """
 
-    given_root: str | Path | None = None
+    root: str | Path | None = None
     cache: str | Path | None = None
     skip_unreadable: bool = False
     verify: bool = True
 
     @property
-    def root(self) -> Path:
-        """The data folder."""
-        return data_folder(self.given_root)
+    def folder(self) -> Path:
+        """The data folder, which exists."""
+        return data_folder(self.root)
 
     def prepare(self, tasks: Sequence[Task]) -> tuple[tuple[Task, ...], dict[str, int]]:
         """The tasks without unreadable images and behind the cache, as far as that is wanted.
@@ -64,34 +64,27 @@ class DataLocation:
         Returns:
             the tasks, and how many images were left out, by task.
         """
-        done: dict[int, Pictures] = {}
+        caches: dict[int, Pictures] = {}
         skipped: dict[str, int] = {}
         ready = []
         for task in tasks:
-            parts = {}
-            for split in SPLITS:
-                data = getattr(task, split)
-                if isinstance(data, PictureData):
-                    if self.skip_unreadable:
-                        data, count = self._without_unreadable(data, f"{task.name} {split}")
-                        skipped[task.name] = skipped.get(task.name, 0) + count
-                    data = self._cached(data, f"{task.name}-{split}", done)
+            parts = {split: getattr(task, split) for split in SPLITS}
+            for split, data in parts.items():
+                if not isinstance(data, PictureData) or not len(data):
+                    continue
+                if isinstance(data.pictures, ArrayPictures):  # decoded when they were read
+                    continue
+                if self.skip_unreadable:
+                    data, count = self._without_unreadable(data, f"{task.name} {split}")
+                    skipped[task.name] = skipped.get(task.name, 0) + count
+                if self.cache is not None and len(data):
+                    data = _cached(data, self.cache, f"{task.name}-{split}", caches)
                 parts[split] = data
             ready.append(replace(task, **parts))
         return tuple(ready), {name: count for name, count in skipped.items() if count}
 
-    def _cached(self, data: PictureData, name: str, done: dict[int, Pictures]) -> PictureData:
-        if self.cache is None or isinstance(data.pictures, ArrayPictures) or not len(data):
-            return data
-        key = id(data.pictures)  # parts of one set share its cache
-        if key not in done:
-            done[key] = CachedPictures(data.pictures, self.cache, name)
-        return PictureData(done[key], data.labels, data.rows)
-
     def _without_unreadable(self, data: PictureData, name: str) -> tuple[PictureData, int]:
-        if isinstance(data.pictures, ArrayPictures) or not len(data):
-            return data, 0
-        folder = self.root / ".vlcl" if self.cache is None else Path(self.cache)
+        folder = self.folder / ".vlcl" if self.cache is None else Path(self.cache)
         rows = data.rows.tolist()
         path = folder / f"readable-{data.pictures.fingerprint()[:16]}.json"
         known = _read_known(path)
@@ -103,6 +96,15 @@ class DataLocation:
             write_atomic(path, json.dumps(known).encode())
         keep = [position for position, row in enumerate(rows) if known[row]]
         return data.subset(keep), len(rows) - len(keep)
+
+
+def _cached(
+    data: PictureData, folder: str | Path, name: str, caches: dict[int, Pictures]
+) -> PictureData:
+    key = id(data.pictures)  # parts of one set share its cache
+    if key not in caches:
+        caches[key] = CachedPictures(data.pictures, folder, name)
+    return PictureData(caches[key], data.labels, data.rows)
 
 
 def _read_known(path: Path) -> dict[int, bool]:

@@ -74,7 +74,7 @@ def class_incremental_stream(
     )
     train, test, names = _read(variant.data_set, location)
     if location.verify:
-        _check(variant.data_set, train, test, names, location.root)
+        _check(variant.data_set, train, test, names, location.folder)
     order = known["orders"][variant.data_set]
     ends = [0, *range(variant.base, len(order) + 1, variant.increment)]
     tasks = tuple(
@@ -109,7 +109,7 @@ def class_names(data_set: str) -> tuple[str, ...]:
 
 
 def _read(data_set: str, location: DataLocation) -> tuple[Listing, Listing, tuple[str, ...]]:
-    root, verify = location.root, location.verify
+    root, verify = location.folder, location.verify
     if data_set == "cifar100":
         train = read_official("CIFAR100", root, "train", verify=verify)
         return train, read_official("CIFAR100", root, "test", verify=verify), train.classes

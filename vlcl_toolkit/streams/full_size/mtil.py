@@ -105,7 +105,7 @@ def mtil_task(name: str, location: DataLocation, split: Split = "zscl") -> Task:
     """One data set of MTIL as a task."""
     known = facts("mtil")["data_sets"][name]
     if split == "coop":
-        parts, class_names = read_coop(name, location.root, verify=location.verify)
+        parts, class_names = read_coop(name, location.folder, verify=location.verify)
         # The official code replaces every "_" of a prompt; no template has one.
         class_names = tuple(text.replace("_", " ") for text in class_names)
         templates = known["templates"][:1]
@@ -117,14 +117,14 @@ def mtil_task(name: str, location: DataLocation, split: Split = "zscl") -> Task:
             class_names = tuple(text.replace("_", " ") for text in class_names)
         templates, count = known["templates"], known["classes"]
     if location.verify:
-        _check_sizes(name, split, parts, known["sizes"][split], location.root)
+        _check_sizes(name, split, parts, known["sizes"][split], location.folder)
         if len(class_names) != count:
             raise UserError(f"{name} must have {count} classes; found {len(class_names)}")
     return Task(name, class_names, tuple(templates), *parts)
 
 
 def _zscl_parts(name: str, location: DataLocation) -> tuple[Parts, tuple[str, ...]]:
-    root, verify = location.root, location.verify
+    root, verify = location.folder, location.verify
     if name in _WITHOUT_PARTS:
         listing = read_official(name, root, "all", verify=verify)
         train_rows, test_rows = random_80_20(len(listing.labels))

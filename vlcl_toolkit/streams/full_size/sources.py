@@ -182,31 +182,22 @@ SOURCES: dict[str, Source] = {
     ),
 }
 
-# CoOp's split files: our set -> name of the file, its address. They lie in the set's own folder.
-_DRIVE = "https://drive.google.com/file/d/{}/view"
+
+def _coop(name: str, drive_id: str) -> tuple[str, str]:
+    return f"split_zhou_{name}.json", f"https://drive.google.com/file/d/{drive_id}/view"
+
+
 COOP_FILES = {
-    "Caltech101": (
-        "split_zhou_Caltech101.json",
-        _DRIVE.format("1hyarUivQE36mY6jSomru6Fjd-JzwcCzN"),
-    ),
-    "DTD": (
-        "split_zhou_DescribableTextures.json",
-        _DRIVE.format("1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x"),
-    ),
-    "EuroSAT": ("split_zhou_EuroSAT.json", _DRIVE.format("1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o")),
-    "Flowers": (
-        "split_zhou_OxfordFlowers.json",
-        _DRIVE.format("1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT"),
-    ),
-    "Food": ("split_zhou_Food101.json", _DRIVE.format("1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl")),
-    "OxfordPet": ("split_zhou_OxfordPets.json", _DRIVE.format("1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs")),
-    "StanfordCars": (
-        "split_zhou_StanfordCars.json",
-        _DRIVE.format("1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT"),
-    ),
-    "SUN397": ("split_zhou_SUN397.json", _DRIVE.format("1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq")),
+    "Caltech101": _coop("Caltech101", "1hyarUivQE36mY6jSomru6Fjd-JzwcCzN"),
+    "DTD": _coop("DescribableTextures", "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x"),
+    "EuroSAT": _coop("EuroSAT", "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o"),
+    "Flowers": _coop("OxfordFlowers", "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT"),
+    "Food": _coop("Food101", "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl"),
+    "OxfordPet": _coop("OxfordPets", "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs"),
+    "StanfordCars": _coop("StanfordCars", "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT"),
+    "SUN397": _coop("SUN397", "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq"),
 }
-"""Source of the addresses: DATASETS.md of CoOp's repository."""
+"""CoOp's split files, which lie in a set's own folder: name and address, as CoOp's DATASETS.md has it."""
 
 
 def coop_file(name: str) -> str:

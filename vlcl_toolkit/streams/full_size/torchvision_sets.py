@@ -87,12 +87,6 @@ def _files(
     return Listing(FilePictures(base, relative), torch.tensor(labels), tuple(classes))
 
 
-def _aircraft(root: Path, part: str) -> Listing:
-    found = tv.FGVCAircraft(root, part, annotation_level="variant")
-    folder = "fgvc-aircraft-2013b/data/images"
-    return _files(root, folder, found._image_files, found._labels, found.classes)
-
-
 def _caltech(root: Path, part: str) -> Listing:
     # Not torchvision's: it makes an empty folder where the set is missing, counts any stray file as
     # an image, and takes the numbers 1..n for granted. On the official files both agree.
@@ -138,11 +132,6 @@ def _cifar100(root: Path, part: str) -> Listing:
     return Listing(ArrayPictures(pixels, str(base / part)), labels, tuple(meta["fine_label_names"]))
 
 
-def _dtd(root: Path, part: str) -> Listing:
-    found = tv.DTD(root, part, partition=1)
-    return _files(root, "dtd/dtd/images", found._image_files, found._labels, found.classes)
-
-
 def _eurosat(root: Path, part: str) -> Listing:
     found = tv.EuroSAT(root)
     paths, labels = [path for path, _ in found.samples], [label for _, label in found.samples]
@@ -153,25 +142,10 @@ class _Flowers102(tv.Flowers102):  # whose checksums are compared only if that i
     _file_dict: ClassVar = {k: (name, None) for k, (name, _) in tv.Flowers102._file_dict.items()}
 
 
-def _flowers(root: Path, part: str) -> Listing:
-    found = _Flowers102(root, part)
-    return _files(root, "flowers-102/jpg", found._image_files, found._labels, found.classes)
-
-
-def _food(root: Path, part: str) -> Listing:
-    found = tv.Food101(root, part)
-    return _files(root, "food-101/images", found._image_files, found._labels, found.classes)
-
-
 def _mnist(root: Path, part: str) -> Listing:
     found = tv.MNIST(root, train=part == "train")
     pictures = ArrayPictures(found.data.numpy(), f"{root / 'MNIST/raw'}, {part}")  # mode L
     return Listing(pictures, found.targets.long(), tuple(found.classes))
-
-
-def _pets(root: Path, part: str) -> Listing:
-    found = tv.OxfordIIITPet(root, part)
-    return _files(root, "oxford-iiit-pet/images", found._images, found._labels, found.classes)
 
 
 def _cars(root: Path, part: str) -> Listing:
@@ -190,16 +164,27 @@ def _sun(root: Path, part: str) -> Listing:
     return _files(root, "SUN397", paths, labels, found.classes)
 
 
+def _listed(
+    reader: Callable[..., Any], folder: str, files: str = "_image_files"
+) -> Callable[[Path, str], Listing]:
+    # For torchvision's sets that keep their files and labels in two lists.
+    def read(root: Path, part: str) -> Listing:
+        found = reader(root, part)
+        return _files(root, folder, getattr(found, files), found._labels, found.classes)
+
+    return read
+
+
 _READERS: dict[str, Callable[[Path, str], Listing]] = {
-    "Aircraft": _aircraft,
+    "Aircraft": _listed(tv.FGVCAircraft, "fgvc-aircraft-2013b/data/images"),  # variants
     "Caltech101": _caltech,
     "CIFAR100": _cifar100,
-    "DTD": _dtd,
+    "DTD": _listed(tv.DTD, "dtd/dtd/images"),  # partition 1
     "EuroSAT": _eurosat,
-    "Flowers": _flowers,
-    "Food": _food,
+    "Flowers": _listed(_Flowers102, "flowers-102/jpg"),
+    "Food": _listed(tv.Food101, "food-101/images"),
     "MNIST": _mnist,
-    "OxfordPet": _pets,
+    "OxfordPet": _listed(tv.OxfordIIITPet, "oxford-iiit-pet/images", "_images"),
     "StanfordCars": _cars,
     "SUN397": _sun,
 }
