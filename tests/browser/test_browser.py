@@ -102,14 +102,14 @@ def test_stage_slider_drives_views_and_a_failing_one_is_visible(small):
     bars = explorer.locator("img").first
     end = picture(bars)
     no_alert(explorer)
-    press(explorer, "After task", "ArrowLeft")
+    press(explorer, "Stage (after task k)", "ArrowLeft")
     alert = explorer.locator("[role=alert]")
     expect(alert).to_contain_text("Traceback")
     expect(alert).to_contain_text("KeyError: 1")
     expect(explorer.locator("img:visible")).to_have_count(1)  # of the other view
-    assert slider_value(explorer, "After task") == 1
+    assert slider_value(explorer, "Stage (after task k)") == 1
     assert picture(bars) != end
-    press(explorer, "After task", "ArrowRight")
+    press(explorer, "Stage (after task k)", "ArrowRight")
     expect(explorer.locator("img:visible")).to_have_count(2)
     no_alert(explorer)
     assert picture(bars) == end
