@@ -50,7 +50,10 @@ def test_an_unknown_option_is_a_mistake(capsys):
 
 def test_run_writes_the_folder_and_show_prints_it(capsys):
     assert main(["run", "--method", "finetune", *QUICK, "--out", "one"]) == 0
-    shown = capsys.readouterr().out
+    first, shown = capsys.readouterr().out.split("\n", 1)
+    chosen = "preset mini (backbone); given: iterations, warmup"
+    assert first == f"settings of finetune: {chosen}"
+    assert chosen in " ".join(shown.split())
     assert "digits" in shown
     assert "(faces)" in shown
     with open("one/result.json") as file:
@@ -66,8 +69,8 @@ def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
     quick = {"iterations": 2, "warmup": 1}
     monkeypatch.setattr("vlcl_toolkit.load.load_stream", lambda name: one_task)
     monkeypatch.setattr(
-        "vlcl_toolkit.training.loop.preset_settings",
-        lambda method, stream: quick if method == "finetune" else {},
+        "vlcl_toolkit.methods.presets.preset_settings",
+        lambda method, backbone, stream: quick if method == "finetune" else {},
     )
     assert (
         main(
@@ -98,7 +101,10 @@ def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
         (["run", "--method", "finetune", "--backbone", "RN50"], "RN50.*ViT"),
         (["run", "--method", "finetune", "--backbone", "ViT-B-16"], "needs weights"),
         (["run", "--method", "finetune", "--set", "learning_rate"], "NAME=VALUE"),
-        (["run", "--method", "finetune", "--set", "rate=1"], "setting of finetune 'rate'"),
+        (
+            ["run", "--method", "finetune", "--set", "rate=1"],
+            "settings of finetune: unknown setting 'rate'",
+        ),
         (["run", "--method", "finetune", "--set", "iterations=many"], "iterations.*'many'"),
         (["run", "--method", "finetune", "--few-shot", "0"], "at least one image per class"),
         (["run", "--method", "finetune", "--checkpoint", "no.pt"], r"no\.pt"),

@@ -101,7 +101,10 @@ def test_tasks_learned_alone():
     assert table.loc["task0", "std"] == pytest.approx(np.sqrt(8))
 
 
-def test_all_means_methods_with_a_recipe():
-    assert choose_methods(["all"], "mini")[:1] == ("zero_shot",)
-    assert "finetune" in choose_methods(["all"], "mini")
-    assert choose_methods(["all"], "no such stream") == ("zero_shot",)
+def test_all_means_methods_with_a_preset_for_the_backbone():
+    for stream in ("mini", "pets", "folder"):
+        chosen = choose_methods(["all"], "mini", stream)
+        assert chosen[0] == "zero_shot"
+        assert {"finetune", "zscl", "moe_adapters", "diki"} <= set(chosen)
+    assert choose_methods(["all"], "ViT-B-16-quickgelu", "mini") == ("zero_shot",)
+    assert "zscl" in choose_methods(["all"], "ViT-B-16-quickgelu", "mtil")

@@ -1,19 +1,15 @@
 """The method interface, the registry, zero-shot and fine-tuning."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 import torch
-import yaml
 from tiny import one_process
 
 from vlcl_toolkit.clip.weights import hash_weights
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods import Method, make_config, make_method, method_names, register
-from vlcl_toolkit.methods import presets as recipes
+from vlcl_toolkit.methods import Method, make_method, method_names, register
 from vlcl_toolkit.methods.batch import Batch
-from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.methods.registry import _METHODS
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
 from vlcl_toolkit.training.loader import load_step
@@ -194,25 +190,6 @@ def test_unfit_methods_cannot_register(registry, attributes, message):
 def test_unknown_method_names_the_closest(clip):
     with pytest.raises(UserError, match="unknown method 'fine_tune'; did you mean 'finetune'"):
         make_method("fine_tune", clip)
-
-
-@pytest.mark.parametrize(
-    "path", sorted(Path(recipes.__file__).parent.glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_recipes_fit_their_methods(path):
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    included = settings.pop("include", None)
-    assert settings
-    for name, config in settings.items():
-        before = preset_settings(name, included) if included else {}
-        changed = make_config(name, before | config)
-        assert asdict(changed) != asdict(make_config(name, before)), "a recipe says what differs"
-
-
-def test_recipes_are_found_by_the_streams_name():
-    assert preset_settings("finetune", "mini-5shot") == preset_settings("finetune", "mini") != {}
-    assert preset_settings("finetune", "minimal") == {}
-    assert preset_settings("zero_shot", "mini") == {}
 
 
 def test_a_backbone_serves_one_method_at_a_time(clip, settings):

@@ -37,7 +37,7 @@ def split_of(method: str) -> str:
 
 @contextlib.contextmanager
 def bench_method(method: str | type[Method], clip: Clip, **settings: Any) -> Iterator[Method]:
-    """A method with its paper's settings for MTIL, attached; the selector's AlexNet has random weights."""
+    """A method with its preset for MTIL, attached; the selector's AlexNet has random weights."""
     cls = method_class(method)
     known = {field.name for field in fields(cls.Config)}
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def bench_method(method: str | type[Method], clip: Clip, **settings: Any) -> Ite
         if "allow_singular" in known:  # noise has few different images
             settings |= {"allow_singular": True, "shrinkage": "auto"}
         usable = {key: value for key, value in settings.items() if key in known}
-        config = make_config(cls, {**preset_settings(cls.name, "mtil"), **usable})
+        config = make_config(cls, {**preset_settings(cls.name, clip.name, "mtil"), **usable})
         with make_method(cls, clip, asdict(config)) as attached:
             yield attached
 

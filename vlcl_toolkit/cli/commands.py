@@ -61,7 +61,7 @@ def run(
         few_shot: Training images per class; all by default.
         seed: Of data order, augmentation and whatever the method draws.
         out: The run's folder; default: runs/<stream>/<method>/<order and config hash>.
-        set: Settings of the method that differ from the recipe, e.g. --set learning_rate=3e-4 iterations=50.
+        set: Settings of the method that differ from the preset, e.g. --set learning_rate=3e-4 iterations=50.
         probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     from vlcl_toolkit.cli.tables import print_run
@@ -106,7 +106,7 @@ def compare(
     Give the same command again after an interruption: finished runs are read, the others go on where they were.
 
     Args:
-        methods: Names, or "all": zero-shot and every method with a recipe for the stream.
+        methods: Names, or "all": zero-shot and every method with a preset for the backbone.
         stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         seeds: One run of each method per seed.
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
@@ -129,7 +129,7 @@ def compare(
     chosen, folder = files.load(stream), make_folder(out or Path("runs", stream, "comparison"))
     if alone:
         clip = backbone.load()
-        for method in experiments.choose_methods(methods, chosen.id):
+        for method in experiments.choose_methods(methods, clip.name, chosen.id):
             results = experiments.learn_alone(method, chosen, clip, seeds=seeds, jobs=jobs)
             table = alone_table(results)
             write_atomic(folder / f"alone_{method}.csv", table.to_csv(float_format="%.4f").encode())
@@ -139,7 +139,13 @@ def compare(
         from vlcl_toolkit.experiments.slurm import run_on_cluster
 
         plan = experiments.plan_comparison(
-            methods, chosen, seeds, orders, probes=probes, execution=backbone.execution
+            methods,
+            chosen,
+            backbone.backbone,
+            seeds,
+            orders,
+            probes=probes,
+            execution=backbone.execution,
         )
         load, parameters = _Sources(backbone, files, stream), read_settings(cluster_set)
         results = run_on_cluster(
@@ -181,7 +187,7 @@ def search(
         stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         seeds: Seeds per value and order.
         orders: Task orders, each as for `vlcl run --order`.
-        set: Other settings that differ from the recipe, e.g. --set iterations=50.
+        set: Other settings that differ from the preset, e.g. --set iterations=50.
         out: Folder of the table; default: runs/<stream>/search.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
     """

@@ -67,7 +67,8 @@ def _run_table(config: dict[str, Any], record: dict[str, Any]) -> Table:
         title=f"{record['method']} on {record['stream']}, seed {record['seed']} (accuracy in percent)",
         **COMPACT,
         caption=f"label space: {config['label_space']}; decision: {config['decision']}; "
-        f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}",
+        f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}; "
+        f"settings: {config.get('settings_from', 'not recorded')}",
     )
     table.add_column("after", no_wrap=True)
     for name in record["order"]:

@@ -11,25 +11,25 @@ from typing import Any
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.experiments.jobs import Job, jobs_at_once, run_jobs
-from vlcl_toolkit.methods import make_config, method_class, method_names
-from vlcl_toolkit.methods.presets import preset_settings
+from vlcl_toolkit.methods import method_class, method_names
+from vlcl_toolkit.methods.presets import choose_settings, preset_settings
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.results import RunResult
 
 Order = str | Sequence[int | str]
 
 
-def choose_methods(names: Sequence[str], stream_id: str) -> tuple[str, ...]:
-    """Registered method names; "all" stands for zero-shot and every method with a recipe for the stream.
+def choose_methods(names: Sequence[str], backbone: str, stream_id: str) -> tuple[str, ...]:
+    """Registered method names; "all" stands for zero-shot and every method with a preset for the backbone.
 
-    (The paper's settings, for full-size models, would take hours on a small stream and teach nothing.)
+    (The papers' settings, for full-size models, would take hours on a small one and teach nothing.)
     Raises UserError for an unknown name.
     """
     if list(names) == ["all"]:
         names = [
             name
             for name in method_names()
-            if name == "zero_shot" or preset_settings(name, stream_id)
+            if name == "zero_shot" or preset_settings(name, backbone, stream_id)
         ]
         return tuple(sorted(names, key=lambda name: name != "zero_shot"))
     return tuple(method_class(name).name for name in names)
@@ -50,18 +50,19 @@ def compare(
     """Run every method with every seed in every task order (none given: the stream's own).
 
     Args:
-        configs: by method name, settings that override the stream's recipe.
+        configs: by method name, settings that override the preset.
         jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
 
     Raises UserError for unknown methods or orders before anything is run.
     """
-    plan = plan_comparison(methods, stream, seeds, orders, configs, **options)
+    plan = plan_comparison(methods, stream, clip.name, seeds, orders, configs, **options)
     return _run_all(plan, stream, clip, jobs, progress)
 
 
 def plan_comparison(
     methods: Sequence[str],
     stream: TaskStream,
+    backbone: str,
     seeds: Sequence[int] = (0,),
     orders: Sequence[Order] = (),
     configs: Mapping[str, Mapping[str, Any]] | None = None,
@@ -72,7 +73,7 @@ def plan_comparison(
     Raises UserError for unknown methods or orders.
     """
     streams = [stream.reorder(order) for order in orders] or [stream]
-    methods = choose_methods(methods, stream.id)
+    methods = choose_methods(methods, backbone, stream.id)
     for name in configs or {}:
         method_class(name)
     return [
@@ -116,7 +117,7 @@ def search(
     by test accuracy.
 
     Args:
-        config: other settings that differ from the recipe.
+        config: other settings that differ from the preset.
         evaluate_all: test all tasks after each (to show what a setting does), not only the one just learned.
         jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
 
@@ -126,7 +127,7 @@ def search(
         raise UserError(f"no value to try for {setting!r}; give at least one")
     settings = [{**(config or {}), setting: value} for value in values]
     for each in settings:
-        make_config(method, {**preset_settings(method, stream.id), **each})
+        choose_settings(method, clip.name, stream.id, each)
     streams = [stream.reorder(order) for order in orders] or [stream]
     plan = [
         Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all, **options})

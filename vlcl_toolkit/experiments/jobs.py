@@ -29,7 +29,7 @@ _MOST = 8  # by default; every job holds a model and its gradients
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the method, the names of the tasks in order, the seed, and settings that override the recipe."""
+    """One run: the method, the names of the tasks in order, the seed, and settings that override the preset."""
 
     method: str
     order: tuple[str, ...]

@@ -1,6 +1,6 @@
 """The papers' runs by name: "mtil-order-I/diki" is a stream, a method and all that the paper says about them.
 
-`protocols/*.yaml` is the single place where they stand; settings of methods come from `preset_settings`.
+`published/*.yaml` is the single place where they stand; settings of methods come from their presets.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,7 @@ import yaml
 
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.load import load_stream
-from vlcl_toolkit.methods import make_config
-from vlcl_toolkit.methods.presets import preset_settings
+from vlcl_toolkit.methods.presets import choose_settings
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.streams.full_size.class_incremental import VARIANTS as CLASS_INCREMENTAL
 from vlcl_toolkit.streams.full_size.mtil import VARIANTS as MTIL
@@ -34,7 +33,7 @@ class Recipe:
         protocol, variant: the two parts of its name.
         title: the protocol in words.
         stream: name for `load_stream`. `split`: division of MTIL; None: that of the stream.
-        method: name of the method. `settings`: what differs from the stream's recipe.
+        method: name of the method. `settings`: what differs from the preset.
         backbone, pretrained: for `load_clip`.
         reference: "imagenet", "tinyimagenet", or a folder below the data folder; None: not needed.
         captions: whether reference sentences are needed.
@@ -65,8 +64,8 @@ class Recipe:
         Raises:
             UserError: a change names no setting or does not fit.
         """
-        settings = {**preset_settings(self.method, self.stream), **(self.settings or {})}
-        return make_config(self.method, {**settings, **(changes or {})})
+        own = {**(self.settings or {}), **(changes or {})}
+        return choose_settings(self.method, self.backbone, self.stream, own)[0]
 
 
 @lru_cache(maxsize=1)

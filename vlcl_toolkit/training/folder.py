@@ -14,7 +14,7 @@ from vlcl_toolkit.files import read_json, remove_temporary_files, write_atomic
 from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
 
 # What may differ between two calls that are the same run.
-_NOT_IDENTITY = ("versions", "backbone.pretrained")
+_NOT_IDENTITY = ("versions", "backbone.pretrained", "settings_from")
 _LIBRARIES = ("vlcl_toolkit", "torch", "torchvision", "open_clip_torch", "numpy")
 
 

@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import torch
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_clip, load_stream
-from vlcl_toolkit.methods import Batch, Method, make_config, make_method, method_class
-from vlcl_toolkit.methods.presets import preset_settings
+from vlcl_toolkit.methods import Batch, Method, make_method, method_class
+from vlcl_toolkit.methods.presets import choose_settings
 from vlcl_toolkit.probes import ProbeConfig
 from vlcl_toolkit.probes.recorder import Recorder, recorded
 from vlcl_toolkit.seeds import derive_seed, generator, seed_everything
@@ -55,7 +55,7 @@ def run(
         seed: of data order, augmentation and whatever the method draws.
         out: the run's folder; None: `runs/<stream>/<method>/<order and config hash>`.
         config: an instance of the method's `Config`; or a mapping that overrides settings of the
-            stream's recipe; None: the recipe (the paper's defaults where there is none).
+            backbone's preset; None: the preset (the method's defaults where there is none).
         progress: show a progress bar.
         callback: called with every `StepEvent`, `RowEvent` and `DoneEvent`; a resumed run announces
             the rows that it has already. May raise `StopRun`.
@@ -76,11 +76,10 @@ def run(
     """
     stream = load_stream(stream) if isinstance(stream, str) else stream
     cls = method_class(method)
-    if config is None or isinstance(config, Mapping):
-        config = make_config(cls, {**preset_settings(cls.name, stream.id), **(config or {})})
     clip = load_clip(clip) if isinstance(clip, str) else clip
+    config, source = choose_settings(cls, clip.name, stream.id, config)
     learner = make_method(cls, clip, config)
-    description = describe(learner, stream, seed, evaluate_all)
+    description = describe(learner, stream, seed, evaluate_all) | {"settings_from": source}
     path = Path(out) if out is not None else default_folder(description)
     devices = Devices(clip, execution, trains_all=learner.trains_all)
     probed = ProbeConfig() if probes is True else probes or None
@@ -227,6 +226,7 @@ def _listening(
         return
     steps, done = [session.method.steps(task) for task in session.stream], session.progress
     position = sum(steps[: done.task_index]) + done.step
+    print(f"settings of {session.method.name}: {session.folder.config['settings_from']}")
     bar = ProgressBar(list(session.stream.names), sum(steps), position)
     session.listeners.insert(0, bar)
     try:

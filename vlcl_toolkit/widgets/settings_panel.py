@@ -9,8 +9,7 @@ import ipywidgets
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import unknown_name
-from vlcl_toolkit.methods import make_config, method_class
-from vlcl_toolkit.methods.presets import preset_settings
+from vlcl_toolkit.methods.presets import choose_settings
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets.live_panel import LivePanel
@@ -71,16 +70,18 @@ class SettingsPanel(LivePanel):
             probes: record what a `RunExplorer` shows.
 
         Raises:
-            UserError: an unknown method or setting; a value to begin with that is not listed.
+            UserError: an unknown method or setting; a value out of range; a value to begin with that is
+                not listed.
         """
         super().__init__(stream, clip, seed=seed, probes=probes)
         self._stream, self._method, self._config = stream, method, dict(config or {})
-        cls = method_class(method)
-        full = make_config(cls, {**preset_settings(cls.name, stream.id), **self._config})
+        full, _ = choose_settings(method, clip.name, stream.id, self._config)
         self.sliders = {}
         for name, listed in values.items():
             if not hasattr(full, name):
                 raise unknown_name(f"setting of {method}", name, list(vars(full)))
+            for value in listed:  # out of range, it is told here and not in the middle of a lesson
+                choose_settings(method, clip.name, stream.id, {**self._config, name: value})
             start = getattr(full, name)
             if start not in listed and isinstance(start, int | float):
                 listed = sorted([*listed, start])
