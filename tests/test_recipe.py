@@ -202,7 +202,7 @@ def test_mistakes_are_told_in_one_line(capsys, tmp_path):
     assert "`vlcl recipe --list` shows them" in mistake(capsys)
     assert "did you mean 'mtil-order-I/diki'" in mistake(capsys, "mtil-order-1/diki")
     line = mistake(capsys, "mtil-order-I/diki", "--set", "epoch=3")
-    assert "unknown setting of diki 'epoch'; did you mean 'epochs'" in line
+    assert "settings of diki: unknown setting 'epoch'; did you mean 'epochs'" in line
     line = mistake(capsys, "mtil-order-I/diki", "--data", str(tmp_path))
     assert "Aircraft is not complete" in line
 

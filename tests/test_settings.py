@@ -9,7 +9,8 @@ import pytest
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.methods import Finetune, make_config, method_class, method_names
+from vlcl_toolkit.methods import make_config, method_class, method_names
+from vlcl_toolkit.methods.zscl.config import FinetuneConfig
 from vlcl_toolkit.probes.config import ProbeConfig
 from vlcl_toolkit.settings import Settings, build_settings
 from vlcl_toolkit.training.execution import Execution
@@ -124,7 +125,7 @@ class Plain:
 
 
 @dataclasses.dataclass(frozen=True)
-class Longer(Finetune.Config):
+class Longer(FinetuneConfig):
     """A plain dataclass below ours."""
 
     strength: int = 1
