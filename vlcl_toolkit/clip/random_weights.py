@@ -1,4 +1,4 @@
-"""A CLIP of some architecture of open_clip with random weights, and fewer and narrower blocks if wanted.
+"""A CLIP of an open_clip architecture with random weights, optionally with fewer and narrower blocks.
 
 For dry runs: every step of a full-size run, in minutes on a laptop. The numbers mean nothing, and
 the name that every record carries says so:

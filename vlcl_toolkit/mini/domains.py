@@ -1,4 +1,4 @@
-"""The downstream domains of the miniature stream, each with a look of its own that pre-training never draws.
+"""The downstream domains of the miniature stream, each with a look of its own that pre-training never uses.
 
 Six domains form the stream (textures, sketches, land, digits, flowers, signs); a seventh (faces) is held out of every
 stream and probes zero-shot ability. The digits are the real handwritten ones that scikit-learn ships (Alpaydin and
@@ -32,20 +32,20 @@ from vlcl_toolkit.mini.draw.shapes import SHAPE_NAMES
 from vlcl_toolkit.mini.draw.signs import SIGN_NAMES
 
 Rng = np.random.Generator
-Draw = Callable[[Rng, np.ndarray], Image]  # class indices [n] -> float images [n, 3, h, w]
+Render = Callable[[Rng, np.ndarray], Image]  # class indices [n] -> float images [n, 3, h, w]
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A visual domain: class names, two prompt templates, and how its images come about.
+    """A visual domain: class names, two prompt templates, and how its images are rendered.
 
-    draw is None for the real digits.
+    render is None for the real digits.
     """
 
     name: str
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
-    draw: Draw | None
+    render: Render | None
 
 
 def handwritten_digits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,9 +58,9 @@ def handwritten_digits() -> tuple[torch.Tensor, torch.Tensor]:
     return canvas.to_bytes(large.expand(-1, 3, -1, -1)), torch.from_numpy(digits.target).long()
 
 
-def _subset(names: tuple[str, ...], chosen: tuple[str, ...], draw: Draw) -> Draw:
+def _subset(names: tuple[str, ...], chosen: tuple[str, ...], render: Render) -> Render:
     table = np.array([names.index(name) for name in chosen])
-    return lambda rng, labels: draw(rng, table[labels])
+    return lambda rng, labels: render(rng, table[labels])
 
 
 TEXTURES = (

@@ -9,7 +9,7 @@ from vlcl_toolkit.mini.domains import (
     HELD_OUT_DOMAINS,
     STREAM_DOMAINS,
     Domain,
-    Draw,
+    Render,
     handwritten_digits,
 )
 from vlcl_toolkit.mini.draw.canvas import to_bytes
@@ -26,10 +26,10 @@ SPLIT_ID = "mini-v1"
 REFERENCE_IMAGES, REFERENCE_SENTENCES = 2000, 400
 
 
-def _rendered(domain: Domain, draw: Draw, split: str) -> ImageData:
+def _rendered(domain: Domain, render: Render, split: str) -> ImageData:
     rng = np.random.default_rng(derive_seed(SPLIT_ID, domain.name, split))
     labels = np.arange(SIZES[split]) % len(domain.class_names)  # as balanced as the size allows
-    images = to_bytes(draw(rng, labels))
+    images = to_bytes(render(rng, labels))
     order = torch.from_numpy(rng.permutation(len(labels)))
     return ImageData(images[order], torch.from_numpy(labels)[order].long())
 
@@ -44,8 +44,10 @@ def _digits() -> dict[str, ImageData]:
 
 def make_task(domain: Domain) -> Task:
     """The task of a domain with its fixed train, validation and test images (400, 200, 500)."""
-    draw = domain.draw
-    splits = _digits() if draw is None else {part: _rendered(domain, draw, part) for part in SIZES}
+    render = domain.render
+    splits = (
+        _digits() if render is None else {part: _rendered(domain, render, part) for part in SIZES}
+    )
     return Task(domain.name, domain.class_names, domain.templates, **splits)
 
 

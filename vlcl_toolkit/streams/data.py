@@ -103,8 +103,8 @@ def _permutation(n: int, seed: int, epoch: int) -> Tensor:
 def batches(n: int, batch_size: int, step: int, seed: int) -> Int64[Tensor, " b"]:
     """Indices of the images of optimisation step `step` (from 0).
 
-    Every epoch is a permutation drawn from (seed, epoch); the last, partial batch is kept. Nothing
-    depends on earlier calls, so an interrupted run needs no loader state to go on.
+    Every epoch is a random permutation of its own (seed, epoch); the last, partial batch is kept.
+    Nothing depends on earlier calls, so a run resumes without any state of a loader.
     """
     per_epoch = -(-n // batch_size)
     epoch, position = divmod(step, per_epoch)

@@ -52,7 +52,7 @@ class SplitSettings(Settings):
 
 @dataclass(frozen=True)
 class CommonSettings(Settings):
-    """Of the stream, and of a task that says something else."""
+    """Of the stream; a task may override them."""
 
     templates: list[str] = field(default_factory=lambda: ["a photo of a {}."])
     """Prompts with one {} each."""

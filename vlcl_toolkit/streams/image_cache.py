@@ -5,8 +5,8 @@ each original again, and every transform gives bit-identical results with and wi
 takes 3 bytes per pixel (0.8 MB for an image of Food-101, ten times its JPEG file), so put it on the
 fast local disk; for SUN397 or ImageNet it may not be worth the space.
 
-`<name>-<fingerprint>.pixels` holds the bytes, the `.json` beside it where each image lies, its size,
-mode and CRC-32, and a SHA-256 of that table. Other files (changed, added, removed) have another
+`<name>-<fingerprint>.pixels` contains the bytes; the `.json` beside it lists offset, size, mode and
+CRC-32 of each image, with a SHA-256 of that table. Other files (changed, added, removed) have another
 fingerprint, so a cache is never out of date. Images that cannot be read, or whose pixels are no bytes
 (palettes, 16 bits), are left to the original file.
 """
@@ -101,7 +101,7 @@ def _write_pixels(source: Pictures, path: Path, name: str) -> list[Entry | None]
             for index in tqdm(range(len(source)), desc=f"decode {name}", unit="image", leave=False):
                 try:
                     image = source[index]
-                except UserError:  # reading it later tells which and why
+                except UserError:  # reading it later raises the error
                     entries.append(None)
                     continue
                 if image.mode not in _BYTES_PER_PIXEL:

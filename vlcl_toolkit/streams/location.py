@@ -59,7 +59,7 @@ class DataLocation:
         return data_folder(self.root)
 
     def prepare(self, tasks: Sequence[Task]) -> tuple[tuple[Task, ...], dict[str, int]]:
-        """The tasks without unreadable images and behind the cache, as far as that is wanted.
+        """Tasks that read through the cache and without unreadable images, if so configured.
 
         Returns:
             the tasks, and how many images were left out, by task.

@@ -1,6 +1,6 @@
 """The looks of the downstream domains: cloth, pencil, satellite, garden, roadside, portrait.
 
-Pre-training never draws with any of these; families.py holds what it draws.
+Pre-training never uses any of these; its own are in data/mini/families.py.
 """
 
 import math

@@ -112,7 +112,7 @@ def _counts(name: str, aspect: str, task: Task, expected: dict[str, int]) -> Ite
 
 
 def _images(name: str, parts: list[PictureData], seen: set[str]) -> Iterator[Finding]:
-    looked = 0
+    decoded = 0
     for data in parts:
         pictures: Pictures = data.pictures
         if isinstance(pictures, ArrayPictures):  # decoded when they were read
@@ -121,11 +121,11 @@ def _images(name: str, parts: list[PictureData], seen: set[str]) -> Iterator[Fin
         seen.update(pictures.name(row) for row in rows)
         if not rows:
             continue
-        looked += len(rows)
+        decoded += len(rows)
         for message in unreadable(pictures, rows, f"check {name}").values():
             yield Finding(name, "images", False, message.split("; ")[0])
-    if looked:
-        yield Finding(name, "images", True, f"{looked} decoded")
+    if decoded:
+        yield Finding(name, "images", True, f"{decoded} decoded")
 
 
 _EUROSAT = (

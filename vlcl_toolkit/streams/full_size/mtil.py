@@ -64,7 +64,7 @@ def mtil_stream(
 ) -> TaskStream:
     """Load MTIL.
 
-    The stream's id tells the split and the shots ("mtil", "mtil-5shot", "mtil-coop-16shot"), not
+    The stream's id names the split and the shots ("mtil", "mtil-5shot", "mtil-coop-16shot"), not
     the order, which every record has anyway. The split id ends in a fingerprint of all file
     names and labels; "unverified" in it says that sizes were not those published.
 

@@ -138,7 +138,7 @@ def _eurosat(root: Path, part: str) -> Listing:
     return _files(root, "eurosat/2750", paths, labels, found.classes)
 
 
-class _Flowers102(tv.Flowers102):  # whose checksums are compared only if that is wanted
+class _Flowers102(tv.Flowers102):  # its checksums are left to `wrong_checksums`
     _file_dict: ClassVar = {k: (name, None) for k, (name, _) in tv.Flowers102._file_dict.items()}
 
 
