@@ -59,6 +59,21 @@ def no_alert(root):
     expect(root.locator("[role=alert]")).to_have_count(0)
 
 
+def test_notebook_00_a_newcomer_looks_at_the_next_image(page, server):
+    notebook = NotebookPage(page, server, "00_start_here.ipynb")
+    notebook.run_all()
+    viewer = notebook.output("widgets.ZeroShotViewer")
+    image = viewer.locator("img")
+    before, address = picture(image), image.get_attribute("src")
+    press(viewer, "Image", "ArrowRight")
+    expect(image).not_to_have_attribute("src", address)
+    assert slider_value(viewer, "Image") == 1
+    assert picture(image) != before
+    no_alert(viewer)
+    assert notebook.errors() == []
+
+
+@pytest.mark.slow
 def test_notebook_01_order_by_keyboard_and_a_live_run(page, server):
     notebook = NotebookPage(page, server, "01_streams_and_metrics.ipynb")
     notebook.run_all()
