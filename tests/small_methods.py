@@ -68,17 +68,19 @@ def attached(name, clip=None, stream=None, **settings):
     return method
 
 
-def begin(method, index=0, seed=0):
-    """Everything before the first step of a task."""
-    task = method.stream[index] if hasattr(method, "stream") else tiny_stream()[index]
+def begin(method, index=0, task=None, seed=0):
+    """Everything before the first step of a task; None: the one of the method's stream."""
+    if task is None:
+        task = method.stream[index] if hasattr(method, "stream") else tiny_stream()[index]
     method.enter_task(index, task)
     method.begin_task(index, task, torch.Generator().manual_seed(seed))
     return task
 
 
-def learn(method, index=0, seed=0, each=lambda step: None):
+def learn(method, index=0, task=None, seed=0, each=lambda step: None):
     """One task, as the loop does it; `each` is called after each step."""
-    task = begin(method, index, seed)
+    task = begin(method, index, task, seed)
+    torch.manual_seed(seed)
     optimizer = method.optimizer(list(method.trainable().values()))
     for step in range(method.steps(task)):
         batch = load_step(method, task, step, seed)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.test_diki import attached, begin, learn
+from methods.test_diki import attached
+from small_methods import begin, learn
 from tiny import random_images, tiny_clip, tiny_stream
 from torch.distributions import MultivariateNormal
 

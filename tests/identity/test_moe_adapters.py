@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.test_moe_adapters import attached, begin, eval_images, learn, moe_stream
+from methods.test_moe_adapters import attached, eval_images, moe_stream
 from parity.official_order import OfficialOrder, run_in_turn
+from small_methods import begin, learn
 from tiny import tiny_clip
 
 from vlcl_toolkit.clip.model import Clip, normalize

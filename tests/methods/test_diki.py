@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_methods import SMALL
-from tiny import one_process, tiny_clip, tiny_stream
+from small_methods import SMALL, begin, learn
+from tiny import tiny_clip, tiny_stream
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.methods.diki.gaussians import TaskGaussians, decide
 from vlcl_toolkit.streams import ImageData
 from vlcl_toolkit.training.loader import load_step
-from vlcl_toolkit.training.loop import run, train_step
+from vlcl_toolkit.training.loop import run
 
 SETTINGS = SMALL["diki"]
 METHODS = ["diki", "prefix_tuning"]
@@ -23,22 +23,6 @@ def attached(name="diki", clip=None, **settings):
     method = make_method(name, clip or tiny_clip(), SETTINGS | settings)
     method.attach()
     return method
-
-
-def begin(method, index, task, seed=0):
-    """Everything before the first step."""
-    method.enter_task(index, task)
-    method.begin_task(index, task, torch.Generator().manual_seed(seed))
-
-
-def learn(method, index, task, seed=0):
-    """One task, as the loop does it."""
-    begin(method, index, task, seed)
-    optimizer = method.optimizer(list(method.trainable().values()))
-    for step in range(method.steps(task)):
-        batch = load_step(method, task, step, seed)
-        train_step(method, optimizer, batch, one_process())
-    method.end_task(index, task)
 
 
 def test_images(task, clip):
@@ -299,7 +283,7 @@ def test_a_run_trains_the_prompts_of_one_task_at_a_time(name, stream, clip, tmp_
 
 
 def test_it_learns(tmp_path):
-    config = SETTINGS | {"epochs": 30, "learning_rate": 1.0, "shrinkage": "auto"}
+    config = SETTINGS | {"epochs": 10, "learning_rate": 1.0, "shrinkage": "auto"}
     result = run("diki", tiny_stream(), tiny_clip(), out=tmp_path, config=config, progress=False)
     for _, losses in result.history.groupby("task")["loss"]:
         assert losses.iloc[-3:].mean() < losses.iloc[:3].mean()  # three steps per epoch

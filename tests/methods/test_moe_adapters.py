@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_methods import SMALL
+from small_methods import SMALL, begin, learn
 from tiny import one_process, random_images, tiny_clip, tiny_stream
 
 from vlcl_toolkit.errors import UserError
@@ -36,23 +36,6 @@ def attached(clip=None, stream=None, method="moe_adapters", **settings):
     method.attach()
     method.enter_stream(stream or moe_stream())
     return method
-
-
-def begin(method, index, task, seed=0):
-    """Everything before the first step."""
-    method.enter_task(index, task)
-    method.begin_task(index, task, torch.Generator().manual_seed(seed))
-
-
-def learn(method, index, task, seed=0):
-    """One task, as the loop does it."""
-    begin(method, index, task, seed)
-    torch.manual_seed(seed)
-    optimizer = method.optimizer(list(method.trainable().values()))
-    for step in range(method.steps(task)):
-        batch = load_step(method, task, step, seed)
-        train_step(method, optimizer, batch, one_process())
-    method.end_task(index, task)
 
 
 def snapshot(method):

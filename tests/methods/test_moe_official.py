@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torchvision
+from small_methods import learn
 from tiny import tiny_clip
 
-from methods.test_moe_adapters import attached, eval_images, learn, moe_stream
+from methods.test_moe_adapters import attached, eval_images, moe_stream
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL
