@@ -34,6 +34,7 @@ def test_every_number_is_found():
         "accumulate",
         "workers",
         "log_every",
+        "checkpoint_minutes",
     }
 
 
