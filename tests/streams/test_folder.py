@@ -51,7 +51,7 @@ def test_a_task_per_folder_and_a_class_per_sub_folder(own):
             assert reds == (100 * data.labels).tolist()
 
 
-def test_division_is_the_same_each_time_and_complete(own):
+def test_split_is_the_same_each_time_and_complete(own):
     first, again = (load_stream(f"folder:{own}") for _ in range(2))
     assert first.split_id == again.split_id
     rows = [first["tools"].train.rows, first["tools"].validation.rows, first["tools"].test.rows]
