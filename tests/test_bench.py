@@ -101,10 +101,10 @@ def test_what_does_not_fit_is_a_row_and_the_others_follow(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     loss = Finetune.loss
 
-    def hungry(self, images, labels, step):
-        if len(images) > 4:
+    def hungry(self, batch):
+        if len(batch.images) > 4:
             raise torch.OutOfMemoryError("out of memory")
-        return loss(self, images, labels, step)
+        return loss(self, batch)
 
     monkeypatch.setattr(Finetune, "loss", hungry)
     arguments = ["--methods", "finetune", "--batch-sizes", "8", "4", "--precisions", "fp32"]

@@ -35,7 +35,7 @@ def saved(content, folder):
 
 def test_slots_in_use_are_taken(clip, content):
     found = read_official_checkpoint(GOLDEN / RECORD["file"], clip, tasks=["pets", "digits"])
-    assert found.tasks_learnt == 2
+    assert found.tasks_learned == 2
     assert torch.equal(found.means[:2], content["means"][:2])
     assert found.means[2].isnan().all()
     assert found.covariances[2].isnan().all()
@@ -60,7 +60,7 @@ def test_a_loaded_method_goes_on_learning(clip):
 
 def test_the_prefix_of_several_gpus_is_removed(clip, content, tmp_path):
     path = saved({f"module.{key}": value for key, value in content.items()}, tmp_path)
-    assert read_official_checkpoint(path, clip).tasks_learnt == 2
+    assert read_official_checkpoint(path, clip).tasks_learned == 2
 
 
 def test_a_file_without_text_prompts_has_depth_zero(clip, content, tmp_path):
@@ -78,9 +78,9 @@ IMAGE = "image_encoder.transformer.resblocks.{}.attn.prefix_pool"
         (lambda c: {k: v for k, v in c.items() if k != "means"}, "missing: means"),
         (lambda c: c | {"classifier.weight": torch.ones(1)}, "unknown: classifier.weight"),
         (lambda c: {k: c[k] for k in ("means", "covars", "task_learnt")}, "prompt pools: 0"),
-        (lambda c: c | {"task_learnt": torch.tensor(4)}, "has 3 slots and says 4"),
-        (lambda c: c | {"task_learnt": torch.tensor(0)}, "has 3 slots and says 0"),
-        (lambda c: c | {"task_learnt": torch.tensor(3)}, "not finite .*covars"),
+        (lambda c: c | {"task_learnt": torch.tensor(4)}, "has 3 slots but claims 4"),
+        (lambda c: c | {"task_learnt": torch.tensor(0)}, "has 3 slots but claims 0"),
+        (lambda c: c | {"task_learnt": torch.tensor(3)}, "contains NaN or Inf .*covars"),
         (lambda c: c | {IMAGE.format(2): c[IMAGE.format(0)][:2]}, r"resblocks.2 has shape \(2, 2"),
         (lambda c: c | {IMAGE.format(5): c[IMAGE.format(0)]}, "resblocks.2 has shape None"),
         (lambda c: c | {"means": c["means"][:, :16]}, r"means has shape \(3, 16\)"),

@@ -117,7 +117,7 @@ def test_a_list_of_other_names_is_refused(tmp_path, learned):
     path = write(tmp_path / "a.pth", learned[0])
     for name in ("nonsense", "transformer.resblocks.0.adaptmlp_list.9.up_proj.bias"):
         (tmp_path / "frozen.txt").write_text(name)
-        with pytest.raises(UserError, match="which is no expert here"):
+        with pytest.raises(UserError, match="which is not an expert of this model"):
             load_official(official_method(), path, frozen=tmp_path / "frozen.txt")
     with pytest.raises(UserError, match="cannot read"):
         load_official(official_method(), path, frozen=tmp_path / "missing.txt")

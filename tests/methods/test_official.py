@@ -162,10 +162,10 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(tmp_path):
 
 def test_files_of_other_methods_are_refused(tmp_path):
     zscl, moe = zscl_file(tmp_path), moe_file(tmp_path)
-    refused("is no DIKI checkpoint", "diki", zscl)
+    refused("is not a DIKI checkpoint", "diki", zscl)
     refused("holds no experts", "moe_adapters", zscl)
-    refused("is no checkpoint of tiny", "zscl", moe)
-    refused("is no checkpoint of tiny", "zscl", DIKI_FILE)
+    refused("is not a checkpoint of tiny", "zscl", moe)
+    refused("is not a checkpoint of tiny", "zscl", DIKI_FILE)
     refused("no official checkpoints of zero_shot are known", "zero_shot", zscl)
     refused("no official checkpoints of prefix_tuning are known", "prefix_tuning", DIKI_FILE)
     refused("unknown method 'zsl'", "zsl", zscl)
@@ -189,7 +189,7 @@ def test_numbers_of_tasks(tmp_path, diki_clip):
         with pytest.raises(UserError, match=f"knows 2 tasks; found tasks={tasks}; choose 1..2"):
             import_official("diki", DIKI_FILE, diki_clip, tasks=tasks)
     refused("knows 1 tasks; found tasks=2", "moe_adapters", moe_file(tmp_path), tasks=2)
-    refused("do not say how many tasks", "zscl", zscl_file(tmp_path), tasks=1)
+    refused("do not record how many tasks", "zscl", zscl_file(tmp_path), tasks=1)
     several = moe_file(tmp_path, routers=3)
     refused("has learned 3 tasks, and which router", "moe_adapters", several)
     assert import_official("moe_adapters", several, tiny_clip(), tasks=1).tasks == 1

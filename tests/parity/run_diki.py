@@ -388,8 +388,8 @@ def run_checkpoint(case: Case) -> None:
     path = case.path.with_name(record["file"])
     assert hashlib.sha256(path.read_bytes()).hexdigest() == record["sha256"]
     found = read_official_checkpoint(path, clip)
-    assert found.tasks_learnt == record["task_learnt"]
-    count, slots = found.tasks_learnt, record["n_tasks"]
+    assert found.tasks_learned == record["task_learnt"]
+    count, slots = found.tasks_learned, record["n_tasks"]
     names = {"image_encoder.": "visual.", "text_encoder.": ""}
     for key, value in expected.items():
         if key in ("means", "covars"):

@@ -158,8 +158,8 @@ class Method(ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Called once per step before `loss`, without gradient.
 
-        What is the same for all micro-batches, a teacher's features say, belongs into
-        `batch.prepared`: `loss` is called again for each of them.
+        Put into `batch.prepared` what is the same for all micro-batches, e.g. a teacher's features:
+        `loss` is called again for each of them.
         """
         return batch
 

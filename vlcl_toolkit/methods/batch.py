@@ -1,8 +1,7 @@
 """What a training step looks at: the images that it requests, and the batch that it gets.
 
-A batch follows from the task, the seed and the step alone, so that neither the number of loading
-processes nor an interruption changes it. Only `Method.batch_requests` decides which images there are;
-loading them, here or ahead of time in other processes, is the loop's work.
+A batch follows from the task, the seed and the step alone, so that neither the number of workers nor
+an interruption changes it. `Method.batch_requests` chooses the images; the training loop loads them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

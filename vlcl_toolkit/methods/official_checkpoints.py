@@ -1,7 +1,7 @@
 """Official checkpoints in the toolkit's own form: a folder with `state.safetensors` and `import.json`.
 
-1. The file is read without pickle by the reader of its method (`diki_checkpoint.py`,
-   `moe_official.py`, `zscl_checkpoint.py`), which leaves out known leftovers by name and checks
+1. The file is read without pickle by the reader of its method (`official.py` in the folder of its
+   paper), which leaves out known leftovers by name and checks
    everything else against the backbone.
 2. What the method then holds is its own state; it is written with the settings that it needs, a table
    of its tensors, and the hashes of source, state and backbone.
@@ -37,14 +37,14 @@ _DIKI_SHAPES = ("depth_vision", "depth_text", "length_vision", "length_text")
 
 @dataclass(frozen=True)
 class Imported:
-    """What an official file held, as our own method holds it.
+    """Content of an official file as the state of our own method.
 
     Attributes:
         method: name of the method.
         settings: those that differ from the method's defaults.
         backbone, backbone_sha256: name and weights of the backbone that it belongs to.
         source, source_sha256: name and hash of the official file.
-        tasks: how many tasks were learned; None where the file does not say.
+        tasks: how many tasks were learned; None if the file does not record it.
         state: for `Method.load_state_dict`.
     """
 
@@ -99,7 +99,7 @@ def import_official(
 
     Raises:
         UserError: no reader for this method; a file of another method or backbone, damaged, in need
-            of pickle, or with fewer tasks than asked for.
+            of pickle, or with fewer tasks than requested.
     """
     file, chosen, cls = Path(file), dict(settings or {}), method_class(method)
     if (selector or frozen) and cls is not MoEAdapters:
@@ -108,7 +108,7 @@ def import_official(
         )
     if cls is Diki:
         checkpoint = _first_tasks(read_diki(file, clip), tasks, file)
-        tasks, state = checkpoint.tasks_learnt, checkpoint.state_dict()
+        tasks, state = checkpoint.tasks_learned, checkpoint.state_dict()
         chosen |= {name: getattr(checkpoint.config(), name) for name in _DIKI_SHAPES}
     elif cls is MoEAdapters:
         chosen |= shape_settings(file)
@@ -117,7 +117,9 @@ def import_official(
         state = {}
     elif issubclass(cls, Finetune):
         if tasks is not None:
-            raise UserError(f"files of {method} do not say how many tasks were learned; omit tasks")
+            raise UserError(
+                f"files of {method} do not record how many tasks were learned; omit tasks"
+            )
         state = read_zscl(file, clip)
     else:
         raise UserError(
@@ -177,9 +179,9 @@ def load_imported(folder: str | Path, clip: Clip) -> Method:
 
 
 def _first_tasks(checkpoint: DikiCheckpoint, tasks: int | None, file: Path) -> DikiCheckpoint:
-    learned = checkpoint.tasks_learnt
+    learned = checkpoint.tasks_learned
     if tasks is None:
         return checkpoint
     if not 1 <= tasks <= learned:
         raise UserError(f"{file} knows {learned} tasks; found tasks={tasks}; choose 1..{learned}")
-    return replace(checkpoint, tasks_learnt=tasks)
+    return replace(checkpoint, tasks_learned=tasks)

@@ -28,7 +28,7 @@ class PromptConfig(Settings):
     batch_size: Size = 128
     """Training images per step."""
     eval_batch_size: Size = 256
-    """Test images per batch; with decision "batch" or "group" they decide together."""
+    """Test images per batch; with decision "batch" or "group" they share a decision."""
     decision: Literal["sample", "batch", "group"] = "sample"
     """Whose prompts and weights an image gets: "sample": each image alone; "batch": the majority
     of its test batch, texts at the batch's mean weight (official); "group": its own task, texts at

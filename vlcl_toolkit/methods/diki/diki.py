@@ -16,7 +16,7 @@ official repository (`lloongx/DIKI`).
    no augmentation. Only this task's prompts exist for the optimiser.
 4. After each epoch: accuracy on the validation set, with the true task and w = 1. The first best
    epoch is kept.
-5. At test time the Gaussians say which task's prompts an image gets and how strongly: the largest
+5. At test time the Gaussians decide which task's prompts an image gets and how strongly: the largest
    log density s gives w = sigmoid(s / 512 - 1), so that unfamiliar images see an almost plain CLIP.
 
 Deviations: each image decides alone (`decision="sample"`); the repository lets a test batch vote

@@ -36,13 +36,13 @@ class DikiCheckpoint:
         pools: float32 `[T, 2, P, W]` (0 = keys, 1 = values) by "visual.transformer.resblocks.<i>"
             or "transformer.resblocks.<i>".
         means, covariances: float32 `[T, D]` and `[T, D, D]`; nan for tasks not learned.
-        tasks_learnt: number of slots in use, the first ones.
+        tasks_learned: number of slots in use, the first ones.
     """
 
     pools: dict[str, Tensor]
     means: Tensor
     covariances: Tensor
-    tasks_learnt: int
+    tasks_learned: int
 
     def config(self, config: PromptConfig | None = None) -> PromptConfig:
         """`config` (default: the paper's) with the depths and lengths of this file."""
@@ -63,10 +63,10 @@ class DikiCheckpoint:
         """For `Diki.load_state_dict`: the tasks learned."""
         state = {
             f"prompts.{task}.{name}": pool[task]
-            for task in range(self.tasks_learnt)
+            for task in range(self.tasks_learned)
             for name, pool in self.pools.items()
         }
-        count = self.tasks_learnt
+        count = self.tasks_learned
         state |= {
             "best.epochs": torch.full((count,), -1),
             "best.accuracies": torch.full((count,), -1.0, dtype=torch.float64),
@@ -105,7 +105,7 @@ def read_official_checkpoint(
     missing = sorted(expected - state.keys())
     if missing or strange or not any(names.values()):
         raise UserError(
-            f"{path} is no DIKI checkpoint; missing: {', '.join(missing) or 'none'}; unknown: "
+            f"{path} is not a DIKI checkpoint; missing: {', '.join(missing) or 'none'}; unknown: "
             f"{', '.join(strange[:3]) or 'none'}; prompt pools: {sum(map(bool, names.values()))}; "
             "give a task_<i>.pt of the official code"
         )
@@ -116,7 +116,7 @@ def read_official_checkpoint(
     slots = len(means)
     if not 1 <= learned <= slots:
         raise UserError(
-            f"{path} has {slots} slots and says {learned} tasks were learned; it is damaged"
+            f"{path} has {slots} slots but claims {learned} learned tasks; it is damaged"
         )
     if tasks is not None and len(tasks) > learned:
         raise UserError(
@@ -127,8 +127,7 @@ def read_official_checkpoint(
     broken = sorted(name for name, value in used.items() if not value[:learned].isfinite().all())
     if broken:
         raise UserError(
-            f"{path} holds numbers that are not finite in tasks it has learned ({broken[0]}); "
-            "fetch it again"
+            f"{path} contains NaN or Inf in tasks it has learned ({broken[0]}); fetch it again"
         )
     means, covariances = means.clone(), covariances.clone()
     means[learned:], covariances[learned:] = torch.nan, torch.nan

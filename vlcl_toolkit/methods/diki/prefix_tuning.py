@@ -8,7 +8,7 @@ contrast to DIKI: Tang et al., ECCV 2024.
 
        attention(x) = softmax([q K^T / sqrt(d) + log w ; q k^T / sqrt(d) + mask]) [V ; v].
 
-   Whatever the prompts get is taken from the tokens. With the prompts' share of attention, a, it is
+   Whatever the prompts get is taken from the tokens. If prompts get a fraction a of attention, it is
    (1 - a) CLIP's own attention + a softmax(q K^T / sqrt(d)) V: even values of 0 change the output.
    That is the interference which DIKI's own softmax avoids.
 

@@ -7,8 +7,7 @@
 3. While a task is in use (`use`), the attention at every place goes through `attend`, which knows
    the task's prompts; otherwise it is CLIP's own. Detaching restores CLIP's own for good.
 
-Nothing here says how prompts act on attention: that is `attend`, where DIKI and prefix tuning
-differ.
+How prompts act on attention is up to `attend`, where DIKI and prefix tuning differ.
 """
 
 import contextlib
@@ -146,7 +145,7 @@ class PromptPool:
         """Add the prompts of the next task.
 
         Args:
-            generator: of the CPU, draws the keys.
+            generator: a CPU generator for the keys.
         """
         prompts = {}
         for name, attention in self.places.items():

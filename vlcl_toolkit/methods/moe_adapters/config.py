@@ -116,14 +116,14 @@ class MoEAdaptersConfig(SelectorConfig):
     eval_scale: Factor | None = None
     """Logits per cosine at test time; None: the model's own scale. The repository has 100."""
     selector: Literal["autoencoder", "none"] = "autoencoder"
-    """Who finds the task of an image; "none" needs `shared_router`."""
+    """What finds the task of an image; "none" needs `shared_router`."""
     decision: Literal["sample", "batch"] = "sample"
-    """Whether each test image is given a task alone or a whole batch together."""
+    """Whether a task is selected for each test image or for a whole batch."""
     eval_batch_size: Size = 128
     """Images of a test batch."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "MoEAdaptersConfig":
+    def _settings_fit(self) -> "MoEAdaptersConfig":
         for name in ("top_k", "freeze_top"):
             if getattr(self, name) > self.experts:
                 raise UserError(

@@ -252,7 +252,7 @@ def grouped_linear(
 
 
 def _whole(routing: Routing) -> Routing:
-    # Of all rows of a batch that several ranks share.
+    # Of all rows of a batch that is sharded over ranks.
     chosen, weights, clean, logits, sigma = routing
     whole_sigma = None if sigma is None else gather_rows(sigma)
     others = gather_rows(weights), gather_rows(clean), gather_rows(logits)

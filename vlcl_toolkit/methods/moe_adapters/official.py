@@ -35,7 +35,7 @@ def load_official(
     tasks: int | None = None,
     frozen: str | Path | None = None,
 ) -> None:
-    """Make an attached method what an official run was after a task.
+    """Load the state of an official run after a task into an attached method.
 
     Args:
         method: with the checkpoint's numbers of experts and hidden units, on its backbone.
@@ -52,7 +52,7 @@ def load_official(
     state = {k: v.float() for k, v in read_state(path).items() if not _LEFTOVERS.fullmatch(k)}
     _check_backbone(method, state, path)
     own = {name: value for name, value in state.items() if name not in _backbone(method)}
-    learned = _learnt(own) if tasks is None else tasks
+    learned = _learned_tasks(own) if tasks is None else tasks
     total = 1 + max((_router(name) for name in own), default=-1)
     if not 1 <= learned <= total:
         raise UserError(f"{path} knows {total} tasks; found tasks={learned}; choose 1..{total}")
@@ -108,7 +108,7 @@ def _router(name: str) -> int:
     return int(match[1]) if match else -1
 
 
-def _learnt(own: dict[str, Tensor]) -> int:
+def _learned_tasks(own: dict[str, Tensor]) -> int:
     trained = [_router(name) for name, value in own.items() if bool(value.any())]
     return 1 + max(trained, default=-1)
 
@@ -123,7 +123,9 @@ def _mark_frozen(state: dict[str, Tensor], path: Path) -> None:
         block, _, index = match[0].rpartition(".adaptmlp_list.") if match else ("", "", "")
         flags = state.get(f"{block}.frozen")
         if flags is None or int(index) >= len(flags):
-            raise UserError(f"{path} names {name!r}, which is no expert here; give the right file")
+            raise UserError(
+                f"{path} names {name!r}, which is not an expert of this model; give the right file"
+            )
         flags[int(index)] = True
 
 

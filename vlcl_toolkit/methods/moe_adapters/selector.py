@@ -9,15 +9,15 @@ Adapters", CVPR 2024, section 3.3 (distribution discriminative auto-selector, DD
 3. Train with Adam, N + 1 steps, on the mean squared error over all elements of a batch.
 4. Error e_j: mean squared error of an image (or the mean of a batch). The smallest names the task.
 5. Above the threshold the image belongs to no task: -1, as if autoencoder 0 had won. Then the plain
-   CLIP answers.
+   CLIP classifies it.
 
 Features (`selector_features`): "alexnet" is the paper's, the raw output of AlexNet's last
 convolution through a sigmoid; on images with CLIP's normalisation, as in the official code. "clip"
 needs no second network: the frozen backbone's unit-norm image features, standardised with the
 reference images' mean and deviation, through a sigmoid.
 
-Deviations and switches: the official code also asks the autoencoders of tasks that were not learned
-yet, at their random start; here only those that exist. The constant threshold is tuned for one
+Deviations and switches: in the official code the autoencoders of tasks that were not learned yet take
+part, at their random initial values; here only those that exist. The constant threshold is tuned for one
 benchmark; `threshold_quantile` derives one per autoencoder from its own training errors.
 """
 
@@ -139,14 +139,14 @@ class AutoSelector:
 
     @property
     def tasks(self) -> int:
-        """How many tasks it knows."""
+        """Number of tasks learned."""
         return len(self.autoencoders) - self.config.selector_reference
 
     def learn(self, data: ImageData, last_step: int, generator: torch.Generator) -> list[float]:
         """Steps 2 and 3 for one more set of images; returns the losses.
 
         Args:
-            generator: of the CPU; draws the start and the order of images.
+            generator: a CPU generator for the initial values and the order of images.
         """
         config, device = self.config, self.clip.device
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -193,14 +193,14 @@ class AutoSelector:
         """Step 4: the error of every image under the autoencoders from `start` on.
 
         One after another: stacked into one product, an error would depend in its last digits on
-        how many others are asked, and a resumed run asks more at once.
+        how many autoencoders run at once, which differs in a resumed run.
         """
         found = [autoencoder.errors(features) for autoencoder in self.autoencoders[start:]]
         return torch.stack(found, dim=1)
 
     @torch.no_grad()
     def errors_of(self, data: ImageData) -> Float[Tensor, "n autoencoders"]:
-        """Step 4 for all images of a set, test transform; what is known of them is kept."""
+        """Step 4 for all images of a set, test transform; errors under earlier autoencoders are cached."""
         known = self._errors.get(data)
         start = 0 if known is None else known.shape[1]
         if start < len(self.autoencoders):

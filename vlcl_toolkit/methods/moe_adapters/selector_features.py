@@ -1,4 +1,4 @@
-"""What the auto-selector describes images by: frozen features in (0, 1)."""
+"""Input of the auto-selector: frozen features of images, in (0, 1)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ _SMALLEST_FOR_ALEXNET = 63  # pixels; smaller images vanish in its pooling layer
 
 
 class Features(ABC):
-    """What an image is described by: a costly part that can be kept, and a cheap rest."""
+    """Features of images: a costly part that is cached, and a cheap rest."""
 
     @abstractmethod
     def extract(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b raw"]:
         """The frozen network; no gradient."""
 
     def frozen(self, clip: Clip, limit_mib: int) -> FeatureCache:
-        """What `extract` says about sets of images, computed once."""
+        """Cache of what `extract` computes for sets of images."""
         return FeatureCache(clip, self.extract, limit_mib)
 
     def fit(self, parts: Iterator[Float[Tensor, "b raw"]]) -> None:  # noqa: B027

@@ -63,7 +63,7 @@ class FinetuneConfig(Settings):
 
 @dataclass(frozen=True)
 class AveragingConfig(FinetuneConfig):
-    """Neither consolidation nor averaging, unless a method says otherwise."""
+    """Neither consolidation nor averaging, unless a method overrides it."""
 
     weight_consolidation: Rate = 0.0
     """c: weight of the squared distance from the weights at the start of the task."""

@@ -26,7 +26,7 @@ def read_official_checkpoint(path: str | Path, clip: Clip) -> dict[str, Tensor]:
 
     Raises:
         UserError: unreadable, other names or shapes than the backbone's, another logit scale, or
-            numbers that are not finite.
+            NaN or Inf.
     """
     path = Path(path)
     state = {name: value.float() for name, value in read_state(path).items()}
@@ -34,7 +34,7 @@ def read_official_checkpoint(path: str | Path, clip: Clip) -> dict[str, Tensor]:
     wrong = sorted(own.keys() ^ state.keys())
     if wrong:
         raise UserError(
-            f"{path} is no checkpoint of {clip.name}; {len(wrong)} names differ "
+            f"{path} is not a checkpoint of {clip.name}: {len(wrong)} names differ "
             f"({', '.join(wrong[:3])}); load the backbone that it was trained on"
         )
     for name, parameter in own.items():
@@ -45,7 +45,7 @@ def read_official_checkpoint(path: str | Path, clip: Clip) -> dict[str, Tensor]:
                 "that it was trained on"
             )
         if not state[name].isfinite().all():
-            raise UserError(f"{path} holds numbers that are not finite ({name}); fetch it again")
+            raise UserError(f"{path} contains NaN or Inf ({name}); fetch it again")
     scale = state.pop("logit_scale").to(clip.device)
     if not torch.isclose(scale, clip.model.logit_scale, rtol=1e-3):
         raise UserError(

@@ -49,11 +49,11 @@ class ReferenceMaterial:
             self._tokens = self._tokenize([*previous, *prompts])
 
     def begin_task(self, count: int, generator: torch.Generator) -> None:
-        """Draw `count` random texts, if texts are random."""
+        """Sample `count` random texts, if texts are random."""
         if self.texts == "random":
             tokenizer, vocabulary = self.clip.tokenizer, self.clip.model.vocab_size
-            drawn = random_sentences(tokenizer, vocabulary, count, generator=generator)
-            self.random_tokens = drawn.to(self.clip.device)
+            sampled = random_sentences(tokenizer, vocabulary, count, generator=generator)
+            self.random_tokens = sampled.to(self.clip.device)
 
     @property
     def tokens(self) -> Int64[Tensor, "texts context"]:
@@ -76,9 +76,9 @@ def random_sentences(
     words: int = 10,
     generator: torch.Generator | None = None,
 ) -> Int64[Tensor, "count context"]:
-    """Sentences of tokens drawn uniformly from the whole vocabulary ("virtual vocabulary").
+    """Sentences of tokens sampled uniformly from the whole vocabulary ("virtual vocabulary").
 
-    As in the official code, special tokens can be drawn too; an end-of-text ends a sentence early.
+    As in the official code, special tokens can be sampled too; an end-of-text ends a sentence early.
 
     Args:
         vocabulary: number of token ids.
