@@ -282,9 +282,7 @@ def test_a_process_that_runs_out_of_memory_alone_tells(monkeypatch, capsys):
 
 
 def test_processes_of_torchrun_share_one_run(monkeypatch, clip):
-    monkeypatch.setattr(
-        "vlcl_toolkit.experiments.jobs.process_group", lambda: ProcessGroup(0, 2, 0, 2)
-    )
+    monkeypatch.setattr("vlcl_toolkit.sharding.process_group", lambda: ProcessGroup(0, 2, 0, 2))
     with pytest.raises(UserError, match="torchrun started 2 processes, which share one run"):
         jobs_at_once(clip, 4)
 

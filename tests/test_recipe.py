@@ -11,12 +11,16 @@ from vlcl_toolkit.cli import main
 from vlcl_toolkit.experiments import published_runs as protocol
 from vlcl_toolkit.experiments.published_runs import (
     find_recipe,
-    recipe_stream,
     recipes,
     training_images,
     training_steps,
 )
-from vlcl_toolkit.experiments.reproduce import DRY_RUN_SETTINGS, full_scale, run_recipe
+from vlcl_toolkit.experiments.reproduce import (
+    DRY_RUN_SETTINGS,
+    full_scale,
+    recipe_stream,
+    run_recipe,
+)
 from vlcl_toolkit.load import stream_names
 from vlcl_toolkit.streams import Task
 from vlcl_toolkit.training.results import RunResult

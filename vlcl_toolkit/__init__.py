@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlcl_toolkit.clip.model import Clip
     from vlcl_toolkit.errors import UserError
-    from vlcl_toolkit.load import load_clip, load_stream
+    from vlcl_toolkit.load import load_clip, load_stream, register_stream
     from vlcl_toolkit.methods import Method, make_method, method_names, register
     from vlcl_toolkit.streams import ImageData, Task, TaskStream
     from vlcl_toolkit.training.events import StopRun
@@ -39,13 +39,14 @@ __all__ = [
     "method_names",
     "metrics",
     "register",
+    "register_stream",
     "run",
 ]
 
 _MODULES = {
     "clip.model": ("Clip",),
     "errors": ("UserError",),
-    "load": ("load_clip", "load_stream"),
+    "load": ("load_clip", "load_stream", "register_stream"),
     "methods": ("Method", "make_method", "method_names", "register"),
     "streams": ("ImageData", "Task", "TaskStream"),
     "training.events": ("StopRun",),

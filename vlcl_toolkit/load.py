@@ -1,8 +1,11 @@
-"""`load_clip` and `load_stream`: the one place that knows all backbones and all streams by name."""
+"""`load_clip` and `load_stream`: the one place that knows all backbones and all streams by name, your own included."""
 
+import inspect
 from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import open_clip
 import torch
@@ -13,9 +16,13 @@ from vlcl_toolkit.clip.random_weights import PREFIX, load_random
 from vlcl_toolkit.clip.weights import load_weights
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import TaskStream
+from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL
 
 _FOLDER = "folder:"
 _LOCATION = {"root", "cache", "skip_unreadable", "verify"}  # fields of `DataLocation`
+_BUILT_IN = ("mini", *MTIL, *CLASS_INCREMENTAL)
+_OWN: dict[str, Callable[..., TaskStream]] = {}  # what was registered
+StreamFunction = TypeVar("StreamFunction", bound=Callable[..., TaskStream])
 
 
 def load_clip(
@@ -88,11 +95,42 @@ def _load_open_clip(
         raise UserError(f"cannot load {name}/{pretrained}: {reason}; {advice}") from error
 
 
+def register_stream(name: str) -> Callable[[StreamFunction], StreamFunction]:
+    """Function decorator: make a function that returns a `TaskStream` known to `load_stream` by `name`.
+
+    Running a notebook cell again replaces the function of the same name from the same module.
+
+    Raises:
+        UserError: the name is unfit, or belongs to another stream.
+    """
+    if not isinstance(name, str) or not name or name.startswith(_FOLDER):
+        raise UserError(f"a stream needs a name, a short text; found {name!r}; choose another")
+
+    def add(function: StreamFunction) -> StreamFunction:
+        known, taken = _OWN.get(name), name in _BUILT_IN
+        if known is not None:
+            here = (function.__module__, function.__qualname__)
+            taken = (known.__module__, known.__qualname__) != here
+        if taken:
+            owner = known.__qualname__ if known else "the toolkit"
+            raise UserError(f"stream name {name!r} is taken by {owner}; choose another")
+        _OWN[name] = function
+        return function
+
+    return add
+
+
+@lru_cache(maxsize=1)
+def load_plugins() -> None:
+    """Import what installed packages offer under "vlcl_toolkit.plugins": it registers methods and streams."""
+    for plugin in entry_points(group="vlcl_toolkit.plugins"):
+        plugin.load()
+
+
 def stream_names() -> tuple[str, ...]:
     """The names that `load_stream` knows, besides "folder:/path"."""
-    from vlcl_toolkit.streams.full_size import class_incremental, mtil
-
-    return ("mini", *mtil.VARIANTS, *class_incremental.VARIANTS)
+    load_plugins()
+    return (*_BUILT_IN, *_OWN)
 
 
 def load_stream(name: str = "mini", **options: Any) -> TaskStream:
@@ -100,8 +138,8 @@ def load_stream(name: str = "mini", **options: Any) -> TaskStream:
 
     Args:
         name: "mini" (embedded), "mtil", "mtil-II", "mtil-5shot", "mtil-16shot", "cifar100-10", ...
-            (see `stream_names`), or "folder:/path" (see `folder.py`).
-        options: of full-size streams and folders:
+            (see `stream_names`), "folder:/path" (see `folder.py`), or one of `register_stream`.
+        options: of your own stream, those of its function; of full-size streams and folders:
             root: folder of the data sets; default: the environment variable VLCL_DATA.
             cache: folder for decoded images. skip_unreadable: leave out damaged images.
             verify: False for data sets whose sizes are not the published ones.
@@ -123,13 +161,31 @@ def load_stream(name: str = "mini", **options: Any) -> TaskStream:
         if options:
             raise UserError(f"the stream 'mini' takes no options; found {sorted(options)}")
         return mini_stream()
-    from vlcl_toolkit.streams.full_size import class_incremental, mtil
+    if name in MTIL:
+        from vlcl_toolkit.streams.full_size.mtil import mtil_stream
 
-    if name in mtil.VARIANTS:
-        return _call(mtil.mtil_stream, name, options, name)
-    if name in class_incremental.VARIANTS:
-        return _call(class_incremental.class_incremental_stream, name, options, name)
-    raise unknown_name("stream", name, stream_names())
+        return _call(mtil_stream, name, options, name)
+    if name in CLASS_INCREMENTAL:
+        from vlcl_toolkit.streams.full_size.class_incremental import class_incremental_stream
+
+        return _call(class_incremental_stream, name, options, name)
+    if name not in stream_names():
+        raise unknown_name("stream", name, stream_names())
+    return _call_own(name, options)
+
+
+def _call_own(name: str, options: dict[str, Any]) -> TaskStream:
+    function = _OWN[name]
+    parameters = inspect.signature(function).parameters
+    any_option = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    for option in () if any_option else options:
+        if option not in parameters:
+            raise unknown_name(f"option of {name!r}", option, parameters)
+    stream = function(**options)
+    if not isinstance(stream, TaskStream):
+        found = type(stream).__name__
+        raise UserError(f"{function.__qualname__} must return a TaskStream; found {found}")
+    return stream
 
 
 def _call(
@@ -140,8 +196,6 @@ def _call(
     *,
     root: bool = True,
 ) -> TaskStream:
-    import inspect
-
     from vlcl_toolkit.streams.location import DataLocation
 
     location = {k: v for k, v in options.items() if k in _LOCATION}

@@ -12,9 +12,9 @@ from vlcl_toolkit import run
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_stream
 from vlcl_toolkit.streams import TaskStream
-from vlcl_toolkit.streams.full_size.class_incremental import VARIANTS, class_names
+from vlcl_toolkit.streams.full_size.class_incremental import class_names
 from vlcl_toolkit.streams.label_space import LabelSpace
-from vlcl_toolkit.streams.splits import facts
+from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, facts
 from vlcl_toolkit.training.metrics import class_incremental_scores
 
 KNOWN = facts("class_incremental")
@@ -37,7 +37,7 @@ KNOWN = facts("class_incremental")
 def test_streams_follow_the_published_order(mtil_root, imagenet_root, name, tasks, base, increment):
     root = mtil_root if name.startswith("cifar") else imagenet_root
     stream = load_stream(name, root=root, verify=False)
-    key = VARIANTS[name].data_set
+    key = CLASS_INCREMENTAL[name].data_set
     assert stream.id == name
     assert stream.label_space == "seen"
     assert stream.split_id.startswith(f"{key}-unverified-")

@@ -17,8 +17,8 @@ from vlcl_toolkit.clip.transforms import ImageTransform
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_stream
 from vlcl_toolkit.streams import PictureData, TaskStream, load_batch
-from vlcl_toolkit.streams.full_size.mtil import mtil_names
-from vlcl_toolkit.streams.splits import facts, random_80_20
+from vlcl_toolkit.streams.full_size.mtil import mtil_names, random_80_20
+from vlcl_toolkit.streams.splits import facts
 
 ORDER_I = (
     "Aircraft",

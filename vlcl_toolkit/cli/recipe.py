@@ -70,8 +70,8 @@ def recipe(
         return
     if name is None:
         raise UserError("which recipe? none given; `vlcl recipe --list` shows them")
-    from vlcl_toolkit.experiments.published_runs import find_recipe, recipe_stream
-    from vlcl_toolkit.experiments.reproduce import run_recipe
+    from vlcl_toolkit.experiments.published_runs import find_recipe
+    from vlcl_toolkit.experiments.reproduce import recipe_stream, run_recipe
 
     chosen, settings = find_recipe(name), read_settings(set)
     chosen.config(settings)  # before eleven data sets are read

@@ -5,24 +5,29 @@ after each other.
 """
 
 import contextlib
-import multiprocessing
 import os
 import pickle
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import cloudpickle
+from loky import ProcessPoolExecutor
 from tqdm.auto import tqdm
 
-from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.sharding import process_group
-from vlcl_toolkit.streams.base import TaskStream
-from vlcl_toolkit.training.loop import run
-from vlcl_toolkit.training.results import RunResult
+from vlcl_toolkit.methods import method_class, register
+
+# torch is imported inside the functions: a worker imports this module before it takes over what is sent to it, and
+# until then no other worker is started.
+if TYPE_CHECKING:
+    from vlcl_toolkit.clip.model import Clip
+    from vlcl_toolkit.streams.base import TaskStream
+    from vlcl_toolkit.training.results import RunResult
 
 _MOST = 8  # by default; every job holds a model and its gradients
 
@@ -38,11 +43,15 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def jobs_at_once(clip: Clip, runs: int, jobs: int | None = None) -> int:
+def jobs_at_once(clip: "Clip", runs: int, jobs: int | None = None) -> int:
     """How many of `runs` runs to do at once; None: one per CPU thread in use (at most 8), one on a GPU.
 
     Raises UserError for fewer than one job, or if torchrun started this: its processes share one run.
     """
+    import torch
+
+    from vlcl_toolkit.sharding import process_group
+
     if process_group().world_size > 1:
         raise UserError(
             f"torchrun started {process_group().world_size} processes, which share one run; found {runs} runs "
@@ -56,29 +65,41 @@ def jobs_at_once(clip: Clip, runs: int, jobs: int | None = None) -> int:
 
 
 def run_jobs(
-    jobs: Sequence[Job], stream: TaskStream, clip: Clip, *, at_once: int = 1, progress: bool = True
-) -> list[RunResult]:
+    jobs: Sequence[Job],
+    stream: "TaskStream",
+    clip: "Clip",
+    *,
+    at_once: int = 1,
+    progress: bool = True,
+) -> "list[RunResult]":
     """Do all runs, `at_once` at a time; results in the order of `jobs`.
 
     Every run lies in its own default folder: what is finished is read, what was interrupted goes on.
+
+    Raises:
+        UserError: of a run; or a stream or a method that cannot be sent to another process.
     """
     if at_once == 1:
         return [do_job(job, stream, clip, progress=progress) for job in jobs]
     results: dict[int, RunResult] = {}
-    with _pool(at_once, stream, clip) as pool:
-        futures = {pool.submit(_do_in_worker, job): index for index, job in enumerate(jobs)}
-        bar = tqdm(total=len(jobs), desc=f"runs, {at_once} at once", disable=not progress)
-        with contextlib.closing(bar):
-            for future in as_completed(futures):
-                result = future.result()
-                results[futures[future]] = result
+    waiting, running = deque(enumerate(jobs)), dict[Future[Any], int]()
+    bar = tqdm(total=len(jobs), desc=f"runs, {at_once} at once", disable=not progress)
+    with contextlib.closing(bar), _workers(at_once, jobs, stream, clip) as workers:
+        while waiting or running:
+            while waiting and len(running) < at_once:  # what is handed over cannot be cancelled
+                index, job = waiting.popleft()
+                running[workers.submit(_do_in_worker, job)] = index
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                result = results[running.pop(future)] = future.result()
                 bar.set_postfix_str(f"{result.method}, seed {result.seed}")
                 bar.update()
     return [results[index] for index in range(len(jobs))]
 
 
-def do_job(job: Job, stream: TaskStream, clip: Clip, *, progress: bool = True) -> RunResult:
+def do_job(job: Job, stream: "TaskStream", clip: "Clip", *, progress: bool = True) -> "RunResult":
     """Do one run here, in its default folder."""
+    from vlcl_toolkit.training.loop import run
+
     ordered = stream.subset(job.order).reorder(job.order)
     return run(
         job.method,
@@ -91,45 +112,56 @@ def do_job(job: Job, stream: TaskStream, clip: Clip, *, progress: bool = True) -
     )
 
 
+@contextlib.contextmanager
+def _workers(
+    at_once: int, jobs: Sequence[Job], stream: "TaskStream", clip: "Clip"
+) -> Iterator[ProcessPoolExecutor]:
+    import torch
+
+    threads = max(1, torch.get_num_threads() // at_once)
+    environment = {
+        "OMP_NUM_THREADS": str(threads),  # read when a worker imports torch
+        "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",  # one run may need more memory than the one before
+    }
+    methods = [method_class(job.method) for job in jobs]
+    try:
+        # cloudpickle carries over what a script or a notebook defines, too: a worker does not run the script again.
+        # As bytes: tensors would be put into shared memory, and all workers would train one model.
+        shared = cloudpickle.dumps((stream, clip, methods))
+    except (TypeError, pickle.PicklingError) as error:
+        raise UserError(
+            f"the stream or a method cannot be sent to another process ({error}); "
+            "define it in a module of its own, or use jobs=1"
+        ) from error
+    arguments = {"initializer": _start_worker, "initargs": (shared, threads, os.getpid())}
+    workers = ProcessPoolExecutor(at_once, env=environment, **arguments)
+    try:
+        yield workers
+    finally:
+        workers.shutdown()  # when the runs that are going on have ended
+
+
 # In a worker process.
 
 _own: dict[str, Any] = {}  # a stream and a backbone
 
 
-@contextlib.contextmanager
-def _pool(at_once: int, stream: TaskStream, clip: Clip) -> Iterator[ProcessPoolExecutor]:
-    threads = max(1, torch.get_num_threads() // at_once)
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would inherit the state of torch's thread pool
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a worker imports torch
-    # As plain bytes: multiprocessing would put the tensors into shared memory, and all workers would train one model.
-    shared = pickle.dumps({"stream": stream, "clip": clip})
-    pool = ProcessPoolExecutor(at_once, context, _start_worker, (shared, threads))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+def _start_worker(shared: bytes, threads: int, parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    import torch
 
-
-def _start_worker(shared: bytes, threads: int) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _own.update(pickle.loads(shared))
+    _own["stream"], _own["clip"], methods = pickle.loads(shared)
+    for method in methods:
+        register(method)
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     # Else a run would go on, and hold its folder, after the command that wanted it was killed. It can be resumed.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    while os.getppid() == parent:
+        time.sleep(0.5)
     os._exit(1)
 
 
-def _do_in_worker(job: Job) -> RunResult:
+def _do_in_worker(job: Job) -> "RunResult":
     return do_job(job, _own["stream"], _own["clip"], progress=False)

@@ -11,18 +11,9 @@ from typing import Any
 
 import yaml
 
-from vlcl_toolkit.errors import UserError, unknown_name
-from vlcl_toolkit.load import load_stream
+from vlcl_toolkit.errors import unknown_name
 from vlcl_toolkit.methods.presets import choose_settings
-from vlcl_toolkit.streams.base import TaskStream
-from vlcl_toolkit.streams.full_size.class_incremental import VARIANTS as CLASS_INCREMENTAL
-from vlcl_toolkit.streams.full_size.mtil import VARIANTS as MTIL
-from vlcl_toolkit.streams.full_size.reference import CAPTIONS, CAPTIONS_ADDRESS
-from vlcl_toolkit.streams.full_size.sources import require
-from vlcl_toolkit.streams.location import data_folder
-from vlcl_toolkit.streams.splits import facts
-
-_NAMED_REFERENCES = {"imagenet": "ImageNet", "tinyimagenet": "TinyImageNet"}
+from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL, facts
 
 
 @dataclass(frozen=True)
@@ -104,49 +95,6 @@ def find_recipe(name: str) -> Recipe:
     return recipes()[name]
 
 
-def recipe_stream(recipe: Recipe, **options: Any) -> TaskStream:
-    """The stream of a recipe, with its division and its reference material.
-
-    Args:
-        options: of `load_stream`; they come before those of the recipe. reference="none": without.
-
-    Raises:
-        UserError: a file is missing: which, from where, into which folder.
-    """
-    if recipe.split is not None:
-        options.setdefault("split", recipe.split)
-    reference = options.pop("reference", None)
-    if reference is None and recipe.reference is not None:
-        reference = _own_reference(recipe, options)
-    if reference not in (None, "none"):
-        options["reference"] = reference
-    return load_stream(recipe.stream, **options)
-
-
-def _own_reference(recipe: Recipe, options: Mapping[str, Any]) -> str:
-    # Before the stream is read and tested: a run should not stop after an hour for want of a file.
-    assert recipe.reference is not None
-    root = data_folder(options.get("root"))
-    if recipe.captions and "captions" not in options and not (root / CAPTIONS).is_file():
-        raise UserError(
-            f"{recipe.name} needs reference sentences: {root / CAPTIONS} is missing; fetch it from "
-            f"{CAPTIONS_ADDRESS}, or name a captions file with --captions"
-        )
-    if recipe.reference in _NAMED_REFERENCES:
-        try:
-            require(_NAMED_REFERENCES[recipe.reference], root)
-        except UserError as error:
-            raise UserError(f"{recipe.name} needs reference images: {error}") from error
-        return recipe.reference
-    folder = root / recipe.reference
-    if not folder.is_dir():
-        raise UserError(
-            f"{recipe.name} needs reference images: the folder {folder} is missing; fetch the images "
-            f"whose addresses stand in {CAPTIONS} into it, or name another one with --reference"
-        )
-    return str(folder)
-
-
 def training_images(recipe: Recipe) -> list[int] | None:
     """Number of training images of each task as published; None: not published.
 
@@ -160,12 +108,12 @@ def training_images(recipe: Recipe) -> list[int] | None:
         if variant.shots is not None:
             return [variant.shots * sets[name][classes] for name in order]
         return [sets[name]["sizes"][split]["train"] for name in order]
-    steps, known = CLASS_INCREMENTAL[recipe.stream], facts("class_incremental")
-    total = known["sizes"][steps.data_set]["train"]
+    variant, known = CLASS_INCREMENTAL[recipe.stream], facts("class_incremental")
+    total = known["sizes"][variant.data_set]["train"]
     if total is None:
         return None
-    count = len(known["orders"][steps.data_set])
-    sizes = [steps.base] + [steps.increment] * ((count - steps.base) // steps.increment)
+    count = len(known["orders"][variant.data_set])
+    sizes = [variant.base] + [variant.increment] * ((count - variant.base) // variant.increment)
     return [round(total * size / count) for size in sizes]
 
 
@@ -174,9 +122,9 @@ def training_steps(recipe: Recipe, changes: Mapping[str, Any] | None = None) -> 
 
     What a method computes before its training steps (Gaussians, autoencoders) is not counted.
     """
-    config, images = recipe.config(changes), training_images(recipe)
     if recipe.method == "zero_shot":
         return 0
+    config, images = recipe.config(changes), training_images(recipe)
     if images is None:
         return None
     epochs = getattr(config, "epochs", None)

@@ -8,14 +8,17 @@ from typing import Any
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.experiments.published_runs import Recipe, find_recipe, recipe_stream
-from vlcl_toolkit.load import load_clip
+from vlcl_toolkit.experiments.published_runs import Recipe, find_recipe
+from vlcl_toolkit.load import load_clip, load_stream
 from vlcl_toolkit.streams.base import TaskStream
-from vlcl_toolkit.streams.location import VARIABLE
+from vlcl_toolkit.streams.full_size.reference import CAPTIONS, CAPTIONS_ADDRESS
+from vlcl_toolkit.streams.full_size.sources import require
+from vlcl_toolkit.streams.location import VARIABLE, data_folder
 from vlcl_toolkit.training.events import Event, RowEvent, StopRun
 from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.training.results import RunResult
 
+_NAMED_REFERENCES = {"imagenet": "ImageNet", "tinyimagenet": "TinyImageNet"}
 DRY_RUN_BACKBONE = "random:ViT-B-16-quickgelu:depth=2,width=64,pixels=32,dim=32"
 """ViT-B/16 with random weights, two blocks instead of twelve, on images of 32 pixels."""
 
@@ -40,6 +43,49 @@ _FEW_STEPS = {"iterations": 2, "warmup": 1, "batch_size": 8}
 def dry_run_settings(method: str) -> dict[str, Any]:
     """Settings of a method with which a whole run ends in moments."""
     return {} if method == "zero_shot" else DRY_RUN_SETTINGS.get(method, _FEW_STEPS)
+
+
+def recipe_stream(recipe: Recipe, **options: Any) -> TaskStream:
+    """The stream of a recipe, with its split and its reference data.
+
+    Args:
+        options: of `load_stream`; they come before those of the recipe. reference="none": without.
+
+    Raises:
+        UserError: a file is missing: which, from where, into which folder.
+    """
+    if recipe.split is not None:
+        options.setdefault("split", recipe.split)
+    reference = options.pop("reference", None)
+    if reference is None and recipe.reference is not None:
+        reference = _own_reference(recipe, options)
+    if reference not in (None, "none"):
+        options["reference"] = reference
+    return load_stream(recipe.stream, **options)
+
+
+def _own_reference(recipe: Recipe, options: Mapping[str, Any]) -> str:
+    # Before the stream is read and tested: a run should not stop after an hour for want of a file.
+    assert recipe.reference is not None
+    root = data_folder(options.get("root"))
+    if recipe.captions and "captions" not in options and not (root / CAPTIONS).is_file():
+        raise UserError(
+            f"{recipe.name} needs reference sentences: {root / CAPTIONS} is missing; fetch it from "
+            f"{CAPTIONS_ADDRESS}, or name a captions file with --captions"
+        )
+    if recipe.reference in _NAMED_REFERENCES:
+        try:
+            require(_NAMED_REFERENCES[recipe.reference], root)
+        except UserError as error:
+            raise UserError(f"{recipe.name} needs reference images: {error}") from error
+        return recipe.reference
+    folder = root / recipe.reference
+    if not folder.is_dir():
+        raise UserError(
+            f"{recipe.name} needs reference images: the folder {folder} is missing; fetch the images "
+            f"whose addresses stand in {CAPTIONS} into it, or name another one with --reference"
+        )
+    return str(folder)
 
 
 def run_recipe(

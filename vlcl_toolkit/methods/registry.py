@@ -69,6 +69,9 @@ def _place(cls: "type[Method] | None") -> str | None:
 
 def method_names() -> tuple[str, ...]:
     """The registered names, the toolkit's own first."""
+    from vlcl_toolkit.load import load_plugins  # imports torch
+
+    load_plugins()
     return tuple(dict.fromkeys((*_BUILT_IN, *_METHODS)))
 
 
@@ -80,11 +83,11 @@ def method_class(method: "str | type[Method]") -> "type[Method]":
     """
     if isinstance(method, type):
         return method
-    if method in _METHODS:
-        return _METHODS[method]
     if method in _BUILT_IN:
         return _import(_BUILT_IN[method][0])
-    raise unknown_name("method", method, method_names())
+    if method not in _METHODS and method not in method_names():
+        raise unknown_name("method", method, method_names())
+    return _METHODS[method]
 
 
 def config_class(method: "str | type[Method]") -> type:

@@ -26,9 +26,9 @@ from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.seeds import generator
 from vlcl_toolkit.settings import AnySettings, CountOrZero, Settings, Share, build_settings
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
-from vlcl_toolkit.streams.location import DataLocation
+from vlcl_toolkit.streams.location import DataLocation, fingerprint
 from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures, PictureData
-from vlcl_toolkit.streams.splits import SPLITS, fingerprint
+from vlcl_toolkit.streams.splits import SPLITS
 
 SETTINGS = "task.yaml"
 

@@ -1,8 +1,9 @@
 """Where the files of a full-size stream lie and how its images are read."""
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,13 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import make_folder, write_atomic
 from vlcl_toolkit.streams.base import Task
 from vlcl_toolkit.streams.image_cache import CachedPictures
-from vlcl_toolkit.streams.pictures import ArrayPictures, PictureData, Pictures, unreadable
+from vlcl_toolkit.streams.pictures import (
+    ArrayPictures,
+    FilePictures,
+    PictureData,
+    Pictures,
+    unreadable,
+)
 from vlcl_toolkit.streams.splits import SPLITS
 
 VARIABLE = "VLCL_DATA"
@@ -114,3 +121,25 @@ def _read_known(path: Path) -> dict[int, bool]:
         return {int(row): bool(good) for row, good in json.loads(path.read_bytes()).items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is damaged; remove it") from error
+
+
+def fingerprint(tasks: Iterable[Task]) -> str:
+    """Eight hexadecimal digits of a hash of who is in which split with which label.
+
+    File names and labels count, pixels do not; the order of the tasks does not.
+    """
+    digests = []
+    for task in tasks:
+        digest = hashlib.sha256("\n".join((task.name, *task.class_names)).encode())
+        for split in SPLITS:
+            data = getattr(task, split)
+            digest.update(data.labels.numpy().tobytes())
+            rows = data.rows.tolist() if isinstance(data, PictureData) else []
+            pictures = data.pictures if isinstance(data, PictureData) else None
+            if isinstance(pictures, FilePictures):
+                text = "\n".join(pictures.paths[row] for row in rows)
+                digest.update(text.encode(errors="surrogateescape"))
+            else:
+                digest.update(str(rows).encode())
+        digests.append(digest.hexdigest())
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:8]

@@ -11,7 +11,6 @@ Source: the class-incremental parts of the official code of ZSCL (Zheng et al. 2
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,35 +20,9 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
 from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
 from vlcl_toolkit.streams.full_size.torchvision_sets import Listing, read_official
-from vlcl_toolkit.streams.location import DataLocation
+from vlcl_toolkit.streams.location import DataLocation, fingerprint
 from vlcl_toolkit.streams.pictures import PictureData
-from vlcl_toolkit.streams.splits import facts, fingerprint
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a name of `load_stream` stands for.
-
-    Attributes:
-        data_set: key of the facts. `base`: classes of the first task; `increment`: of each other.
-    """
-
-    data_set: str
-    base: int
-    increment: int
-
-
-VARIANTS = {
-    "cifar100-10": Variant("cifar100", 10, 10),
-    "cifar100-20": Variant("cifar100", 5, 5),
-    "cifar100-50": Variant("cifar100", 2, 2),
-    "tinyimagenet-5": Variant("tinyimagenet", 100, 20),  # 100 classes, then 5 tasks
-    "tinyimagenet-10": Variant("tinyimagenet", 100, 10),
-    "tinyimagenet-20": Variant("tinyimagenet", 100, 5),
-    "imagenet100-10": Variant("imagenet100", 10, 10),
-    "imagenet100-b50-10": Variant("imagenet100", 50, 5),  # 50 classes, then 10 tasks
-    "imagenet1000-10": Variant("imagenet1000", 100, 100),
-}
+from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, facts
 
 
 def class_incremental_stream(
@@ -60,18 +33,15 @@ def class_incremental_stream(
     """Load a class-incremental stream; its tasks are called "step01", "step02", ...
 
     Args:
-        name: a key of `VARIANTS`.
+        name: a key of `CLASS_INCREMENTAL`.
         location: where the files are and how they are read; None: defaults.
         reference: reference data of the stream, see `reference_source`.
 
     Raises:
         UserError: the set is missing or damaged, or its sizes differ from the published ones.
     """
-    variant, location, known = (
-        VARIANTS[name],
-        location or DataLocation(),
-        facts("class_incremental"),
-    )
+    variant, location = CLASS_INCREMENTAL[name], location or DataLocation()
+    known = facts("class_incremental")
     train, test, names = _read(variant.data_set, location)
     if location.verify:
         _check(variant.data_set, train, test, names, location.folder)

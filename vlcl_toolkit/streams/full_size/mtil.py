@@ -8,44 +8,24 @@ template. The test sets differ for 8 of 11 data sets: never compare numbers acro
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
 from vlcl_toolkit.streams.full_size.coop import Parts, read_coop
 from vlcl_toolkit.streams.full_size.torchvision_sets import read_official
-from vlcl_toolkit.streams.location import DataLocation
-from vlcl_toolkit.streams.splits import SPLITS, facts, fingerprint, random_80_20
+from vlcl_toolkit.streams.location import DataLocation, fingerprint
+from vlcl_toolkit.streams.splits import MTIL, SPLITS, Split, facts
 
-Split = Literal["zscl", "coop"]
 # Official parts for training and test, where they are not "train" and "test".
 _PARTS = {"OxfordPet": ("trainval", "test")}
 _WITHOUT_PARTS = ("Caltech101", "EuroSAT", "SUN397")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a name of `load_stream` stands for.
-
-    Attributes:
-        order: key of the orders in `mtil.json`. `shots`: training images per class; None: all.
-        split: that the protocol was published with.
-    """
-
-    order: str = "I"
-    shots: int | None = None
-    split: Split = "zscl"
-
-
-VARIANTS = {
-    "mtil": Variant(),
-    "mtil-II": Variant("II"),
-    "mtil-5shot": Variant(shots=5),  # MoE-Adapters: all eleven sets
-    "mtil-II-5shot": Variant("II", shots=5),
-    "mtil-16shot": Variant("16-shot", shots=16, split="coop"),  # DIKI: eight sets, 4 to validate
-}
 
 
 def mtil_names() -> tuple[str, ...]:
@@ -69,7 +49,7 @@ def mtil_stream(
     names and labels; "unverified" in it says that sizes were not those published.
 
     Args:
-        name: a key of `VARIANTS`.
+        name: a key of `MTIL`.
         location: where the files are and how they are read; None: defaults.
         split: "zscl" or "coop"; None: as published for `name`.
         sets: only these data sets, in the order of `name`.
@@ -79,7 +59,7 @@ def mtil_stream(
     Raises:
         UserError: a set is missing or damaged, or its sizes differ from the published ones.
     """
-    variant, location = VARIANTS[name], location or DataLocation()
+    variant, location = MTIL[name], location or DataLocation()
     if split not in (None, "zscl", "coop"):
         raise unknown_name("split", split, ("zscl", "coop"))
     chosen = variant.split if split is None else cast(Split, split)
@@ -147,3 +127,13 @@ def _check_sizes(
                 f"{name} (split {split!r}) must have {expected[part]} {part} images; the files in "
                 f"{root} list {len(data)}; run `vlcl data check --root {root} --sets {name}`"
             )
+
+
+def random_80_20(count: int) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " test"]]:
+    """Training and test rows of a data set without official parts, as in ZSCL's code.
+
+    floor(0.8 n) rows train, the rest test: `random_split` of the data-set order with seed 42.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(42))
+    size = int(0.8 * count)
+    return order[:size], order[size:]

@@ -1,59 +1,73 @@
-"""Which image belongs where: published facts as JSON, and random splits.
+"""What is published about full-size streams: their names and variants, and the facts of the JSON files here.
 
 mtil.json: the eleven data sets of MTIL. class_incremental.json: class orders, prompts and names.
-Each names its sources.
+Each names its sources. Nothing here imports torch.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
-from vlcl_toolkit.streams.base import Task
-from vlcl_toolkit.streams.pictures import FilePictures, PictureData
+from typing import Any, Literal
 
 SPLITS = ("train", "validation", "test")
+Split = Literal["zscl", "coop"]
+
+
+@dataclass(frozen=True)
+class MtilVariant:
+    """A variant of MTIL.
+
+    Attributes:
+        order: key of the orders in `mtil.json`. `shots`: training images per class; None: all.
+        split: that the protocol was published with.
+    """
+
+    order: str = "I"
+    shots: int | None = None
+    split: Split = "zscl"
+
+
+MTIL = {
+    "mtil": MtilVariant(),
+    "mtil-II": MtilVariant("II"),
+    "mtil-5shot": MtilVariant(shots=5),  # MoE-Adapters: all eleven sets
+    "mtil-II-5shot": MtilVariant("II", shots=5),
+    "mtil-16shot": MtilVariant(
+        "16-shot", shots=16, split="coop"
+    ),  # DIKI: eight sets, 4 to validate
+}
+
+
+@dataclass(frozen=True)
+class ClassIncrementalVariant:
+    """How a data set is cut into tasks of classes.
+
+    Attributes:
+        data_set: key of the facts. `base`: classes of the first task; `increment`: of each other.
+    """
+
+    data_set: str
+    base: int
+    increment: int
+
+
+CLASS_INCREMENTAL = {
+    "cifar100-10": ClassIncrementalVariant("cifar100", 10, 10),
+    "cifar100-20": ClassIncrementalVariant("cifar100", 5, 5),
+    "cifar100-50": ClassIncrementalVariant("cifar100", 2, 2),
+    "tinyimagenet-5": ClassIncrementalVariant("tinyimagenet", 100, 20),  # 100 classes, then 5 tasks
+    "tinyimagenet-10": ClassIncrementalVariant("tinyimagenet", 100, 10),
+    "tinyimagenet-20": ClassIncrementalVariant("tinyimagenet", 100, 5),
+    "imagenet100-10": ClassIncrementalVariant("imagenet100", 10, 10),
+    "imagenet100-b50-10": ClassIncrementalVariant(
+        "imagenet100", 50, 5
+    ),  # 50 classes, then 10 tasks
+    "imagenet1000-10": ClassIncrementalVariant("imagenet1000", 100, 100),
+}
 
 
 @lru_cache(maxsize=4)
 def facts(name: str) -> dict[str, Any]:
     """The content of `<name>.json`."""
     return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def random_80_20(count: int) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " test"]]:
-    """Training and test rows of a data set without official parts, as in ZSCL's code.
-
-    floor(0.8 n) rows train, the rest test: `random_split` of the data-set order with seed 42.
-    """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(42))
-    size = int(0.8 * count)
-    return order[:size], order[size:]
-
-
-def fingerprint(tasks: Iterable[Task]) -> str:
-    """Eight hexadecimal digits of a hash of who is in which split with which label.
-
-    File names and labels count, pixels do not; the order of the tasks does not.
-    """
-    digests = []
-    for task in tasks:
-        digest = hashlib.sha256("\n".join((task.name, *task.class_names)).encode())
-        for split in SPLITS:
-            data = getattr(task, split)
-            digest.update(data.labels.numpy().tobytes())
-            rows = data.rows.tolist() if isinstance(data, PictureData) else []
-            pictures = data.pictures if isinstance(data, PictureData) else None
-            if isinstance(pictures, FilePictures):
-                text = "\n".join(pictures.paths[row] for row in rows)
-                digest.update(text.encode(errors="surrogateescape"))
-            else:
-                digest.update(str(rows).encode())
-        digests.append(digest.hexdigest())
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:8]
