@@ -108,12 +108,12 @@ def training_images(recipe: Recipe) -> list[int] | None:
         if variant.shots is not None:
             return [variant.shots * sets[name][classes] for name in order]
         return [sets[name]["sizes"][split]["train"] for name in order]
-    variant, known = CLASS_INCREMENTAL[recipe.stream], facts("class_incremental")
-    total = known["sizes"][variant.data_set]["train"]
+    blocks, known = CLASS_INCREMENTAL[recipe.stream], facts("class_incremental")
+    total = known["sizes"][blocks.data_set]["train"]
     if total is None:
         return None
-    count = len(known["orders"][variant.data_set])
-    sizes = [variant.base] + [variant.increment] * ((count - variant.base) // variant.increment)
+    count = len(known["orders"][blocks.data_set])
+    sizes = [blocks.base] + [blocks.increment] * ((count - blocks.base) // blocks.increment)
     return [round(total * size / count) for size in sizes]
 
 
