@@ -116,7 +116,11 @@ def test_what_does_not_fit_is_a_row_and_the_others_follow(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [("--scale", "scale lies in"), ("--steps", "steps")]
+    ("option", "message"),
+    [
+        ("--scale", "scale must be a number above 0 and at most 1"),
+        ("--steps", "steps must be"),
+    ],
 )
 def test_numbers_out_of_range_are_mistakes(option, message, capsys):
     assert run_command(bench, [option, "0"]) == 2

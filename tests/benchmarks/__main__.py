@@ -8,24 +8,43 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vlcl_toolkit.cli.options import BackboneOptions
+from vlcl_toolkit.settings import Count, Settings, Size
 
 TRUE_SIZE = BackboneOptions(backbone="random:ViT-B-16-quickgelu")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
+@dataclass(frozen=True)
+class BenchOptions(Settings):
+    """What is measured, and how much of it."""
+
+    methods: tuple[str, ...] = ("finetune", "zscl", "moe_adapters", "diki")
+    """Names of methods."""
+    batch_sizes: tuple[Size, ...] = (64, 128)
+    """Images per step (mtil: the method's own; savings: the first)."""
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    """Number formats to compare."""
+    steps: Count = 8
+    """Timed steps of each measurement."""
+    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the numbers of images and texts; 1: the true ones."""
+    tasks: Count | None = None
+    """mtil: only the first data sets."""
+
+
+WHOLE = BenchOptions()
+
+
 def bench(
     what: Annotated[Literal["steps", "mtil", "savings"], tyro.conf.Positional] = "steps",
     backbone: Annotated[BackboneOptions, tyro.conf.arg(name="")] = TRUE_SIZE,
-    methods: tuple[str, ...] = ("finetune", "zscl", "moe_adapters", "diki"),
-    batch_sizes: tuple[int, ...] = (64, 128),
-    precisions: tuple[Precision, ...] = ("fp32", "bf16"),
-    steps: int = 8,
-    scale: float = 1.0,
-    tasks: int | None = None,
+    options: Annotated[BenchOptions, tyro.conf.arg(name="")] = WHOLE,
     out: Path = Path("runs/bench"),
 ) -> None:
     """Measure speed and memory here, with random weights and noise for images.
@@ -38,55 +57,41 @@ def bench(
 
     Args:
         what: steps, mtil or savings.
-        methods: Names of methods.
-        batch_sizes: Images per step (mtil: the method's own; savings: the first).
-        precisions: Number formats to compare.
-        steps: Timed steps of each measurement.
-        scale: Of the numbers of images and texts, in (0, 1]; 1: the true ones.
-        tasks: mtil: only the first data sets.
         out: Folder of <what>.jsonl.
     """
-    from vlcl_toolkit.errors import UserError
-
-    if not 0 < scale <= 1:
-        raise UserError(f"scale lies in (0, 1]; found {scale}; 1 takes the true numbers of images")
-    if steps < 1:
-        raise UserError(f"steps must be at least 1; found {steps}; raise it")
     table = {"steps": _steps, "mtil": _mtil, "savings": _savings}[what]
     path = out / f"{what}.jsonl"
     where: dict[str, Any] = {}
-    for row in table(backbone, methods, batch_sizes, precisions, steps, scale, tasks):
+    for row in table(backbone, options):
         where = where or _where(backbone)
         _append(path, {**where, **row})
         print("  ".join(f"{key} {_short(value)}" for key, value in row.items()), flush=True)
     print(f"added to {path}")
 
 
-def _steps(
-    backbone: BackboneOptions,
-    methods: tuple[str, ...],
-    batch_sizes: tuple[int, ...],
-    precisions: tuple[Precision, ...],
-    steps: int,
-    scale: float,
-    tasks: int | None,
-) -> Any:
+def _steps(backbone: BackboneOptions, options: BenchOptions) -> Any:
     import torch
     from benchmarks.measure import peak_rate
     from benchmarks.steps import measure_steps
 
     from vlcl_toolkit.errors import UserError
 
-    for precision in precisions:
+    for precision in options.precisions:
         clip = replace(backbone, precision=precision).load()
         peak = peak_rate(precision, clip.device)
         yield {"precision": precision, "matmul_tflops": peak / 1e12}
-        for method in methods:
-            for batch_size in batch_sizes:
-                options: dict[str, Any] = {"batch_size": batch_size, "scale": scale}
-                options |= {"steps": steps, "peak": peak, "execution": backbone.execution}
+        for method in options.methods:
+            for batch_size in options.batch_sizes:
                 try:
-                    yield measure_steps(method, clip, **options)
+                    yield measure_steps(
+                        method,
+                        clip,
+                        batch_size=batch_size,
+                        steps=options.steps,
+                        peak=peak,
+                        execution=backbone.execution,
+                        scale=options.scale,
+                    )
                 except UserError as error:
                     if not isinstance(error.__cause__, torch.OutOfMemoryError):
                         raise
@@ -94,38 +99,31 @@ def _steps(
                     yield tried | {"step_ms": None, "problem": "out of memory"}
 
 
-def _mtil(
-    backbone: BackboneOptions,
-    methods: tuple[str, ...],
-    batch_sizes: tuple[int, ...],
-    precisions: tuple[Precision, ...],
-    steps: int,
-    scale: float,
-    tasks: int | None,
-) -> Any:
+def _mtil(backbone: BackboneOptions, options: BenchOptions) -> Any:
     from benchmarks.simulate import simulate
 
-    for precision in precisions:
+    for precision in options.precisions:
         clip = replace(backbone, precision=precision).load()
-        for method in methods:
-            cost = simulate(method, clip, backbone.execution, steps=steps, scale=scale, tasks=tasks)
+        for method in options.methods:
+            cost = simulate(
+                method,
+                clip,
+                backbone.execution,
+                steps=options.steps,
+                scale=options.scale,
+                tasks=options.tasks,
+            )
             hours = {"hours": cost.total / 3600}
             yield hours | {k: v for k, v in asdict(cost).items() if k != "by_task"}
 
 
-def _savings(
-    backbone: BackboneOptions,
-    methods: tuple[str, ...],
-    batch_sizes: tuple[int, ...],
-    precisions: tuple[Precision, ...],
-    steps: int,
-    scale: float,
-    tasks: int | None,
-) -> Any:
+def _savings(backbone: BackboneOptions, options: BenchOptions) -> Any:
     from benchmarks.savings import measure_savings
 
     clip = replace(backbone, precision="fp32").load()
-    yield from measure_savings(clip, batch_size=batch_sizes[0], scale=scale, repeats=steps)
+    yield from measure_savings(
+        clip, batch_size=options.batch_sizes[0], scale=options.scale, repeats=options.steps
+    )
 
 
 def _where(backbone: BackboneOptions) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from tiny import one_process, random_images, tiny_clip, tiny_stream
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_config, make_method
-from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL
 from vlcl_toolkit.methods.moe_adapters.experts import Sampler
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.streams.base import Reference
 from vlcl_toolkit.training.checkpoint import CheckpointStore
 from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import run, train_step
 
+CLASS_INCREMENTAL = preset_settings("moe_adapters", "ViT-B-16-quickgelu", "cifar100-10")
 SETTINGS = SMALL["moe_adapters"]
 
 
@@ -256,7 +257,7 @@ def test_the_selector_learns_from_whole_images_or_crops(clip, stream):
 
 def test_the_class_incremental_variant(clip, tmp_path):
     small = {"bottleneck": 4, "batch_size": 8, "learning_rate": 1e-2}
-    config = dict(CLASS_INCREMENTAL) | small
+    config = CLASS_INCREMENTAL | small
     result = run("moe_adapters", tiny_stream(), clip, out=tmp_path, config=config, progress=False)
     assert result.history.groupby("task").size().to_dict() == {"pets": 4, "food": 4}
     assert result.history["learning_rate"].max() == pytest.approx(1e-2 * 4 / 30)
@@ -267,7 +268,7 @@ def test_the_class_incremental_variant(clip, tmp_path):
 
 def test_noise_at_test_time_is_an_option(clip):
     stream = tiny_stream()
-    settings = dict(CLASS_INCREMENTAL) | {"bottleneck": 4, "batch_size": 8, "learning_rate": 0.5}
+    settings = CLASS_INCREMENTAL | {"bottleneck": 4, "batch_size": 8, "learning_rate": 0.5}
     images = eval_images(stream[0], clip)
     for noise in (True, False):
         method = make_method("moe_adapters", clip, settings | {"eval_noise": noise})

@@ -9,11 +9,12 @@ from tiny import tiny_clip
 from methods.test_moe_adapters import attached, eval_images, moe_stream
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
-from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL
 from vlcl_toolkit.methods.moe_adapters.official import load_official
 from vlcl_toolkit.methods.moe_adapters.selector import Autoencoder
 from vlcl_toolkit.methods.moe_adapters.selector_features import alexnet_features
+from vlcl_toolkit.methods.presets import preset_settings
 
+CLASS_INCREMENTAL = preset_settings("moe_adapters", "ViT-B-16-quickgelu", "cifar100-10")
 SHARED = {"selector": "none", "shared_router": True}
 
 

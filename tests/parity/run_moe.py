@@ -27,7 +27,7 @@ from parity.loading import (
 from parity.official_order import OfficialOrder
 from vlcl_toolkit.clip.model import Clip, encode_tokens
 from vlcl_toolkit.methods.batch import Batch
-from vlcl_toolkit.methods.moe_adapters.config import CLASS_INCREMENTAL, MoEAdaptersConfig
+from vlcl_toolkit.methods.moe_adapters.config import MoEAdaptersConfig
 from vlcl_toolkit.methods.moe_adapters.experts import Place, Routing, Sampler, balance, load
 from vlcl_toolkit.methods.moe_adapters.moe_adapters import BALANCE_FACTOR, MoEAdapters
 from vlcl_toolkit.methods.moe_adapters.selector import (
@@ -38,9 +38,11 @@ from vlcl_toolkit.methods.moe_adapters.selector import (
     train_autoencoder,
 )
 from vlcl_toolkit.methods.moe_adapters.selector_features import ConvolutionFeatures
+from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.streams import Task
 from vlcl_toolkit.training.loop import train_step
 
+CLASS_INCREMENTAL = preset_settings("moe_adapters", "ViT-B-16-quickgelu", "cifar100-10")
 FEATURES = {"rtol": 1e-4, "atol": 2e-5}
 LOGITS = {"rtol": 1e-4, "atol": 1e-3}
 LOSSES = {"rtol": 2e-4, "atol": 1e-5}

@@ -52,14 +52,16 @@ EMBEDDED = BackboneOptions()
 
 
 def read_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Settings written NAME=VALUE; UserError for another form."""
-    settings = {}
+    """Settings written NAME=VALUE; UserError for another form, or a name that comes twice."""
+    settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise UserError(
                 f"a setting is written NAME=VALUE; found {pair!r}; e.g. --set learning_rate=3e-4"
             )
+        if name in settings:
+            raise UserError(f"{name} is set twice; found {pair!r} last; leave one of them out")
         settings[name] = read_value(text)
     return settings
 
@@ -68,5 +70,5 @@ def read_value(text: str) -> Any:
     """A Python literal, or else the word itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):  # a plain word is a word
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no literal: a word
         return text

@@ -1,8 +1,7 @@
 """Settings of MoE-Adapters and of its auto-selector."""
 
-from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -19,19 +18,6 @@ from vlcl_toolkit.settings import (
     ShareBelowOne,
     Size,
 )
-
-# The class-incremental variant of the official code.
-CLASS_INCREMENTAL: Mapping[str, Any] = {
-    "experts": 2,
-    "shared_router": True,
-    "freeze_top": 0,
-    "selector": "none",
-    "label_smoothing": 0.0,
-    "epochs": 1,
-    "warmup": 30,
-    "learning_rate": 1e-3,
-    "batch_size": 128,
-}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Adapters", CVPR 2024.
 5. Classify: the selector names the task of an image, its router leads image and class prompts; an
    image of no task goes through the plain CLIP. Routers are not noisy then.
 
-Class-incremental variant (`CLASS_INCREMENTAL`): 2 experts, both always at work; one router for all
+Class-incremental variant (preset cifar100): 2 experts, both always at work; one router for all
 steps; nothing frozen; no selector.
 
 Deviations and switches: `decision="sample"` (default) selects for each image alone, "batch" for a
