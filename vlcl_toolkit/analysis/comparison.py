@@ -84,7 +84,7 @@ def mean_and_spread(scores: pd.DataFrame, by: str = "method") -> pd.DataFrame:
 
 
 def alone_table(results: Sequence[RunResult]) -> pd.DataFrame:
-    """Per task learned alone: zero-shot accuracy, and mean and spread of the accuracy after learning it (percent)."""
+    """For each task learned on its own: zero-shot accuracy, and mean and spread of the accuracy after learning it (percent)."""
     rows = [
         {
             "task": r.order[0],

@@ -1,4 +1,4 @@
-"""Which route an image takes, and what other rules of deciding would have given.
+"""Which route an image takes, and what other decision rules would have given.
 
 Routes are the tasks' routers or prompts and, last, the frozen CLIP. Scores (errors of
 autoencoders, or log densities) and logits under every route were recorded, so that no rule needs
@@ -253,7 +253,7 @@ def choose_routes(
 
 
 def choose_by_error(scores: Array, columns: list[str], limits: Array, names: list[str]) -> Array:
-    """The auto-selector's rule: the smallest error names the task, above its threshold none.
+    """The auto-selector's rule: the smallest error names the task; above the threshold, none.
 
     Returns:
         index into `names`, whose last is the frozen CLIP; int `[n]`.

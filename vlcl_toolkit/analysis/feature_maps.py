@@ -1,4 +1,4 @@
-"""Maps of the feature space in two dimensions, and how far they can be believed.
+"""Maps of the feature space in two dimensions, and how far to trust them.
 
 A map alone proves nothing: show the numbers of `map_quality` beside it.
 
@@ -101,7 +101,7 @@ def feature_film(
 
 
 def map_movement(positions: pd.DataFrame) -> pd.DataFrame:
-    """How far the middle of each domain's images moved on a map, in sizes of that map.
+    """How far the middle of each domain's images moved on a map, relative to the size of the map.
 
     Compare with `shift_length`, which says how far they moved among the features: a film that is
     aligned stage by stage takes common movement out.
@@ -125,7 +125,7 @@ def map_movement(positions: pd.DataFrame) -> pd.DataFrame:
 def map_quality(
     probes: Probes, positions: pd.DataFrame, k: int = 10, *, anchors: str = "centred"
 ) -> pd.DataFrame:
-    """How far a map can be believed, stage by stage.
+    """How far to trust a map, stage by stage.
 
     Args:
         positions: of `feature_map` or `feature_film`.
@@ -237,8 +237,8 @@ def _placed(points: list[pd.DataFrame], places: Sequence[np.ndarray]) -> pd.Data
 Points = Float[np.ndarray, "points features"]
 Places = Float[np.ndarray, "points 2"]
 
-# Said in passing by umap-learn: that a seed allows one thread only, which is what is wanted, and how
-# it starts when domains form separate islands, which they do.
+# Warnings of umap-learn that need no action: a seed allows one thread only, and how UMAP starts when
+# domains form separate islands.
 CHATTER = "n_jobs value|Embedding a total of|Graph is not fully connected|Spectral init"
 
 

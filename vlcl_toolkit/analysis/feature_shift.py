@@ -40,7 +40,7 @@ def shift_length(probes: Probes, domains: Sequence[str] | None = None) -> pd.Dat
 
 
 def moved_back(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataFrame:
-    """Accuracy if the common movement of a domain's images is taken back, its texts left as they are.
+    """Accuracy if the common movement of a domain's images is undone and its texts are left as they are.
 
     Where that restores the accuracy, the domain was pushed aside as a whole; where it does not, its
     images were mixed with each other. No labels are needed to undo a common movement.
@@ -90,7 +90,7 @@ def neighbours_kept(
 
 
 def class_separation(probes: Probes, domains: Sequence[str] | None = None) -> pd.DataFrame:
-    """How well images of different classes lie apart, texts left aside.
+    """How well images of different classes are separated, regardless of the texts.
 
     Where this stays and accuracy falls, the images are still in order and the texts no longer fit.
 

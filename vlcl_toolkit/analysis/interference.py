@@ -44,10 +44,10 @@ def drift_by_block(
 
 
 def lost_predictions(probes: Probes) -> pd.DataFrame:
-    """Which tower lost what zero-shot knew: swap one tower's features back and look again.
+    """Which tower lost what zero-shot knew: swap one tower's features back and predict again.
 
-    An image is lost if the frozen CLIP was right and the method now is not. It is asked again
-    with its features of now against the frozen class features (only the image side moved), and with
+    An image is lost if the frozen CLIP was right and the method now is not. It is classified again
+    with its present features against the frozen class features (only the image side moved), and with
     its frozen features against the class features of now (only the text side moved). With both
     swapped back the answer is zero-shot's, exactly.
 

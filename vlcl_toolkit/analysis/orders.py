@@ -1,4 +1,4 @@
-"""What the order of the tasks decides: the spread of the scores, and which domains hurt each other."""
+"""What depends on the order of the tasks: the spread of the scores, and which domains hurt each other."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ def order_scores(results: Sequence[RunResult]) -> pd.DataFrame:
     tasks = {",".join(sorted(result.order)) for result in results}
     if len(tasks) > 1:
         raise UserError(
-            f"runs of different sets of tasks have scores of different meaning; found {' | '.join(sorted(tasks))}; "
+            f"runs of different sets of tasks have scores that mean different things; found {' | '.join(sorted(tasks))}; "
             "analyse each set separately"
         )
     rows = []
@@ -174,6 +174,6 @@ def _check(results: Sequence[RunResult]) -> None:
         for name in first.keys() | other.keys():
             if first.get(name) != other.get(name):
                 raise UserError(
-                    f"runs of {result.method} with different settings are not one spread; found {name} "
+                    f"runs of {result.method} cannot be pooled when their settings differ; found {name} "
                     f"{first.get(name)} and {other.get(name)}; analyse each separately"
                 )

@@ -44,7 +44,7 @@ def published_scores(protocol: str) -> pd.DataFrame:
 
 
 def cost_table(protocol: str) -> pd.DataFrame:
-    """What the runs of a protocol cost: derived from the settings, and quoted where somebody published it.
+    """What the runs of a protocol cost: derived from the settings, and quoted where it was published.
 
     Columns: recipe, steps (optimisation steps; nan: sizes not published), images_per_step (without
     reference images), gpu_hours, peak_gpu_gb (quoted, nan: unknown; hardware not stated).

@@ -8,7 +8,7 @@ from vlcl_toolkit.training.results import RunResult
 
 
 def chance(stream: TaskStream) -> pd.Series:
-    """Percent that guessing scores on each task of a stream: 100 / number of classes."""
+    """Chance accuracy of each task of a stream, percent: 100 / number of classes."""
     return pd.Series({task.name: 100 / len(task.class_names) for task in stream}, name="chance")
 
 
@@ -24,7 +24,7 @@ def forgotten_tasks(result: RunResult) -> pd.DataFrame:
 
 
 def forgotten_zero_shot(result: RunResult) -> pd.DataFrame:
-    """Accuracy without training: of the frozen CLIP, and as late as that can be said.
+    """Accuracy without training: of the frozen CLIP, and in the last test before training.
 
     A task of the stream is tested just before it is learned, a held-out one after the last task.
 

@@ -67,7 +67,7 @@ def accuracy_matrix(
 
 
 def score_cells(tasks: int, score: Score) -> np.ndarray:
-    """Which cells of the `[T, T]` matrix (without the zero-shot row) a score reads; bool."""
+    """Which cells of the `[T, T]` matrix (without the zero-shot row) a score is computed from; bool."""
     row, column = np.indices((tasks, tasks))
     return {
         "transfer": row < column,
@@ -117,7 +117,7 @@ def unseen_accuracy(
 
 @in_style
 def accuracy_bars(accuracy: pd.Series, ax: Axes, *, chance: pd.Series | None = None) -> Axes:
-    """One bar per task, top to bottom, with its value; a tick marks what guessing would score.
+    """One bar per task, top to bottom, with its value; a tick marks chance level.
 
     Args:
         accuracy: percent by task name.
@@ -208,7 +208,7 @@ def _label_left(ax: Axes, starts: dict[str, float], stages: int, gap: float = 7.
 
 
 def _spread(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending values moved as little as needed to stand at least `gap` apart."""
+    """Ascending values, moved as little as needed to be at least `gap` apart."""
     places = list(values)
     for _ in range(200):
         for i in range(len(places) - 1):

@@ -34,7 +34,7 @@ def method_comparison(
     """
     methods = list(dict.fromkeys(scores["method"]))
     width = 0.8 / len(methods)
-    # Side by side as long as there is room; else upright.
+    # Horizontal as long as there is room; else rotated.
     upright = 90 if len(methods) > 4 else 0
     above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "rotation": upright}
     for number, method in enumerate(methods):

@@ -151,11 +151,11 @@ def _trail(ax: Axes, positions: pd.DataFrame, name: str, stage: int) -> None:
 
 
 def class_colour(label: int) -> str:
-    """A colour for a class inside one domain; after eight classes they come again."""
+    """A colour for a class inside one domain; eight colours, which then repeat."""
     return _CLASSES[label % len(_CLASSES)]
 
 
-# Okabe and Ito's palette again: here the domain is known, and classes are what is told apart.
+# Okabe and Ito's palette again: inside one domain it distinguishes classes.
 _CLASSES = (
     "#0072B2",
     "#E69F00",
@@ -198,7 +198,7 @@ def _name_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
 
 
 SIZE = 10  # of the letters, points
-# Where a name may stand, as seen from its point: nearest places first, the right side before others.
+# Where a name may be placed, relative to its point: nearest places first, the right side before others.
 _OFFSETS = [
     (far * x, far * y)
     for far in (1.0, 1.8, 2.8, 4.0)

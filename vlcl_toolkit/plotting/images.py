@@ -88,7 +88,7 @@ def class_probabilities(
 
 @in_style
 def show_image(image: UInt8[Tensor, "3 h w"], ax: Axes, title: str = "") -> Axes:
-    """One image, its pixels as they are."""
+    """One image, without interpolation."""
     _place_image(ax, image, 0, 0, title)
     _fit(ax, 1, 1.2 if title else 1)
     return ax

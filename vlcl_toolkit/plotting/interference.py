@@ -1,4 +1,4 @@
-"""Where a method interferes with the frozen CLIP: drift, sides, attention, distance."""
+"""Where a method interferes with the frozen CLIP: drift, towers, attention."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def drift_lines(drift: pd.DataFrame, ax: Axes, *, measure: str = "relative_norm"
 
 @in_style
 def drift_heat(drift: pd.DataFrame, ax: Axes, *, measure: str = "relative_norm") -> Axes:
-    """Domains by blocks: dark is far from the frozen CLIP; hatched cells have no value.
+    """Domains by blocks: dark is far from the frozen CLIP; a dash: no value.
 
     Args:
         drift: of `drift_by_block`.

@@ -1,4 +1,4 @@
-"""What the order of the tasks decides."""
+"""What depends on the order of the tasks: scores, and which domains hurt each other."""
 
 from typing import Any
 

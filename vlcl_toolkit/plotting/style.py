@@ -1,4 +1,4 @@
-"""One look for every figure: a colour per method and per domain, sizes that a slide can carry."""
+"""One style for every figure: a colour per method and per domain, font sizes fit for slides."""
 
 import functools
 import io
@@ -73,7 +73,7 @@ STYLE: Any = {
 }
 
 
-# For names that the toolkit does not know (a reader's own): first come, first served.
+# For names that the toolkit does not know, in the order in which they appear.
 _SPARE = [
     ("#332288", "h"),
     ("#999933", "<"),
@@ -146,7 +146,7 @@ def new_figure(
     height: int | float = 4.5,
     **options: Any,
 ) -> tuple[Figure, Any]:
-    """A figure in the toolkit's look and its axes, outside pyplot: nothing global, no leak.
+    """A figure in the toolkit's look and its axes, outside pyplot, so that nothing global is left behind.
 
     Args:
         rows, columns: of the grid of axes.
@@ -191,7 +191,7 @@ def finish(
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     # One rendering pass instead of the two of `savefig`, and fast rather than strong compression:
-    # these pictures are looked at once.
+    # these pictures are not kept.
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""How much a run records."""
+"""Settings: how much a run records."""
 
 import torch
 from jaxtyping import Int64

@@ -1,7 +1,7 @@
 """What one domain looks like to a method at one stage: one forward pass per image and route.
 
 1. The method says which route every image takes (methods/introspection.py).
-2. Images go through their own routes while taps collect activations, and watchers hear of prompts
+2. Images go through their own routes while taps collect activations and watchers record prompts
    and experts; then through all other routes, for logits alone.
 3. Class prompts go through the route that most images take, with taps and watchers, and through
    all routes for logits. Where the strength of prompts differs from image to image, so do the texts.
@@ -27,7 +27,7 @@ from vlcl_toolkit.streams.base import ImageData, Task, load_batch
 
 @dataclass
 class Tally:
-    """A `Watcher` that adds up what it hears.
+    """A `Watcher` that adds up what it is told.
 
     Attributes:
         attention: of prompts, sum over rows and number of rows, by tower and block.

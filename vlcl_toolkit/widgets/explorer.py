@@ -39,8 +39,8 @@ class RunExplorer(ipywidgets.VBox):
         Args:
             runs: one or several, of one stream and backbone; a mapping names them.
             views: heading, and a function of the run, the stage (0 .. T) and the domain.
-            stage: to begin with; None: after the last task.
-            domain: to begin with; None: the first task's.
+            stage: the initial one; None: after the last task.
+            domain: the initial one; None: that of the first task.
 
         Raises:
             UserError: no run; runs that cannot be compared; an unknown stage or domain.

@@ -31,20 +31,20 @@ _SECONDS = 0.15  # between two movements of the progress bar
 
 
 class LivePanel(ipywidgets.VBox):
-    """Trains what a subclass's controls say, in a thread, and shows it while it happens.
+    """Trains in a thread with the settings of a subclass's controls, and shows the progress.
 
     A copy of the backbone is trained, so other cells are not disturbed. Runs are kept by what
     was chosen: going back to a choice shows its run at once.
 
     Attributes:
-        run_button, stop_button: a stopped run leaves a checkpoint and goes on when run again.
+        run_button, stop_button: a stopped run leaves a checkpoint and continues when run again.
         error_view: shows what went wrong; its `error` is the exception, or None.
     """
 
     heading = "Order"  # of what tells runs of one method apart
 
     def __init__(self, stream: TaskStream, clip: Clip, *, seed: int, probes: bool):
-        """Prepare; a subclass makes its controls and then calls `_arrange`.
+        """Prepare; a subclass creates its controls and then calls `_arrange`.
 
         Args:
             seed, probes: of every run, see `vlcl_toolkit.run`.
@@ -78,7 +78,7 @@ class LivePanel(ipywidgets.VBox):
         self.children = [top, pictures, bottom]
         self.refresh()
 
-    # What a subclass says.
+    # A subclass defines:
 
     @property
     @abstractmethod
@@ -103,11 +103,11 @@ class LivePanel(ipywidgets.VBox):
     def describe(self, key: Key) -> str:
         """What tells runs of one method apart, as HTML for the table of scores."""
 
-    # What is known.
+    # State.
 
     @property
     def running(self) -> bool:
-        """Whether a run is going on."""
+        """Whether a run is in progress."""
         return self._run is not None and not self._run.ended
 
     @property
@@ -120,7 +120,7 @@ class LivePanel(ipywidgets.VBox):
         """The finished run of what is chosen now."""
         return self.results.get(self.key)
 
-    # What the reader does.
+    # Actions of the reader.
 
     @shows_errors
     def start(self, _: object = None) -> None:
@@ -143,10 +143,10 @@ class LivePanel(ipywidgets.VBox):
             self.status.value = "Stopping: saving a checkpoint …"
 
     def wait(self, seconds: int | float | None = None) -> bool:
-        """Wait until no run is going on; False if it still is after `seconds`."""
+        """Wait until no run is in progress; False if it still is after `seconds`."""
         return self._run is None or self._run.wait(seconds)
 
-    # What the run says, in its thread.
+    # Events of the run, in its thread.
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RowEvent):
@@ -165,7 +165,7 @@ class LivePanel(ipywidgets.VBox):
         if run.error is not None:
             self.error_view.show(run.error)
 
-    # What the page shows.
+    # What is shown.
 
     def figure(self) -> Figure:
         """Matrix and curves as one static figure, for readers without a kernel."""
@@ -224,7 +224,7 @@ class LivePanel(ipywidgets.VBox):
             return f"Complete: {seconds:.0f} s of training, in <code>{self.result.folder}</code>"
         if self.key in self._known:
             learned = f"{max(0, known - 1)} of {len(self.key.order)} tasks learned"
-            return f"Stopped: {learned}. Press Run to go on."
+            return f"Stopped: {learned}. Press Run to continue."
         return "Not run yet. Press Run."
 
 

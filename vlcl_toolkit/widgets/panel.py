@@ -40,7 +40,7 @@ class RunPanel(LivePanel):
         """Build the panel; nothing is trained.
 
         Args:
-            stream: its order is the one to begin with.
+            stream: its order is the initial one.
             clip: the frozen CLIP.
             methods: names to choose from; None: all.
             configs: by method name, settings that override the preset.

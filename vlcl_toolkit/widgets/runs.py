@@ -1,4 +1,4 @@
-"""The runs that a page knows: finished ones, the one in the background, and their scores as a table."""
+"""The runs of a page: finished ones, the one in the background, and their scores as a table."""
 
 import json
 import threading
@@ -33,7 +33,7 @@ Tables = tuple[pd.DataFrame, pd.DataFrame]  # accuracy of the tasks, and of the 
 class KnownRuns:
     """Accuracy tables by run, filled row by row.
 
-    The zero-shot row is the same for every method and order: known once, known for all.
+    The zero-shot row is the same for every method and order, so it is shared by all runs.
 
     Attributes:
         results: finished runs.
@@ -46,7 +46,7 @@ class KnownRuns:
         self.results: dict[Key, RunResult] = {}
 
     def __contains__(self, key: Key) -> bool:
-        """Whether the run was at least begun."""
+        """Whether the run has started."""
         return key in self._tables
 
     def tables(self, key: Key) -> Tables:

@@ -16,7 +16,7 @@ from vlcl_toolkit.widgets.live_panel import LivePanel
 from vlcl_toolkit.widgets.runs import Key
 from vlcl_toolkit.widgets.sliders import value_slider
 
-# Each part can be switched off alone: notebook readers find out what it is good for.
+# Each part can be switched off on its own, to see what it contributes.
 ZSCL_SETTINGS: Mapping[str, Sequence[Any]] = {
     "image_side": (False, True),
     "text_side": ("off", "teacher"),
@@ -38,7 +38,7 @@ class SettingsPanel(LivePanel):
 
     Attributes:
         sliders: by name of the setting; Tab and the arrow keys work as the mouse does.
-        reset: the button that restores the settings to begin with.
+        reset: the button that restores the initial settings.
         run_button, stop_button, error_view: see `LivePanel`.
     """
 
@@ -62,7 +62,7 @@ class SettingsPanel(LivePanel):
             stream: in the order of the runs.
             clip: the frozen CLIP.
             method: a registered name.
-            values: by setting, what its slider runs through. The value to begin with is that of
+            values: by setting, what its slider runs through. The initial value is that of
                 `config` or of the preset; a number that is not listed is put in its place.
             config: settings of every run that override the preset.
             seed: of every run.
@@ -70,7 +70,7 @@ class SettingsPanel(LivePanel):
             probes: record what a `RunExplorer` shows.
 
         Raises:
-            UserError: an unknown method or setting; a value out of range; a value to begin with that is
+            UserError: an unknown method or setting; a value out of range; an initial value that is
                 not listed.
         """
         super().__init__(stream, clip, seed=seed, probes=probes)
@@ -109,7 +109,7 @@ class SettingsPanel(LivePanel):
 
     @property
     def chosen_stream(self) -> TaskStream:
-        """The stream, whose order stays."""
+        """The stream; its order does not change."""
         return self._stream
 
     @property
@@ -123,7 +123,7 @@ class SettingsPanel(LivePanel):
             control.disabled = locked
 
     def describe(self, key: Key) -> str:
-        """What differs from the settings to begin with."""
+        """What differs from the initial settings."""
         if key.method != self._method:
             return ""
         chosen = json.loads(key.settings)
@@ -132,7 +132,7 @@ class SettingsPanel(LivePanel):
             for name, start in self._start.items()
             if chosen[name] != start
         ]
-        return escape(", ".join(changed)) or "as at the start"
+        return escape(", ".join(changed)) or "initial settings"
 
     def _key(self, chosen: Mapping[str, Any]) -> Key:
         return Key.of(self._method, self._stream.names, chosen)

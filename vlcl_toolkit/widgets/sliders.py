@@ -36,7 +36,7 @@ class FigureSliders(ipywidgets.VBox):
         Args:
             render: called with a keyword argument per quantity.
             values: what each slider runs through, in this order.
-            start: values to begin with; else the first ones.
+            start: initial values; else the first ones.
             labels: what the page calls a quantity; else its name.
 
         Raises:
@@ -120,7 +120,7 @@ def selector_sliders(
         plot: plots the frame into an Axes, e.g. `plotting.mixed_batch_bars`.
         thresholds: values of the threshold, as multiples of the run's own.
         mixes: percent of one domain in a batch.
-        start: values to begin with, by "threshold" and "mix"; else the first ones.
+        start: initial values, by "threshold" and "mix"; else the first ones.
         width, height: of the figure, in inches.
 
     Raises:

@@ -36,7 +36,7 @@ class ErrorView(ipywidgets.HTML):
         self.value = f"<div role='alert' style='color:#b00020'><b>Error:</b> {text}</div>"
 
     def clear(self) -> None:
-        """Nothing is wrong (any more)."""
+        """Show no error."""
         self.error, self.value = None, ""
 
 
@@ -99,7 +99,7 @@ class View(ipywidgets.VBox):
     def show(self, key: Hashable, render: Callable[[], Figure]) -> None:
         """Show what `render` returns; it is called only if `key` has not been shown before."""
         self.error_view.clear()
-        self.picture.layout.display = "none"  # a picture of another choice would be mistaken
+        self.picture.layout.display = "none"  # else a picture of another choice would stay
         self.picture.show(key, render)
         self.picture.layout.display = ""
 
