@@ -84,7 +84,7 @@ def mean_and_spread(scores: pd.DataFrame, by: str = "method") -> pd.DataFrame:
 
 
 def alone_table(results: Sequence[RunResult]) -> pd.DataFrame:
-    """For each task learned on its own: zero-shot accuracy, and mean and spread of the accuracy after learning it (percent)."""
+    """For each task learned on its own, percent: zero-shot accuracy; mean and spread of the accuracy after learning."""
     rows = [
         {
             "task": r.order[0],

@@ -28,8 +28,8 @@ def order_scores(results: Sequence[RunResult]) -> pd.DataFrame:
     tasks = {",".join(sorted(result.order)) for result in results}
     if len(tasks) > 1:
         raise UserError(
-            f"runs of different sets of tasks have scores that mean different things; found {' | '.join(sorted(tasks))}; "
-            "analyse each set separately"
+            "runs of different sets of tasks have scores that mean different things; "
+            f"found {' | '.join(sorted(tasks))}; analyse each set separately"
         )
     rows = []
     for result in results:
