@@ -86,7 +86,7 @@ def build_settings(cls: type[AnySettings], values: Mapping[Any, Any]) -> AnySett
     return cls(**{name: getattr(checked, name) for name in given})
 
 
-def allowed(cls: type, name: str) -> str:
+def _allowed(cls: type, name: str) -> str:
     """What a setting may be, in words; "" if its type cannot be put into words."""
     try:
         schema = TypeAdapter(cls).json_schema()
@@ -126,7 +126,7 @@ def _told(cls: type, error: ValidationError) -> UserError:
         return unknown_name("setting", name, known)
     if first["type"] == "missing":
         return UserError(f"{name} has no default; set it")
-    wanted = allowed(cls, name)
+    wanted = _allowed(cls, name)
     text = f"{name} must be {wanted}; " if wanted else f"{name}: {first['msg']}; "
     text += f"found {short_repr(found)}"
     if _is_number(found) and "number" in wanted:
