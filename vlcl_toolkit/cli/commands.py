@@ -1,53 +1,34 @@
 """What each command does; tyro makes options and help of the signatures and docstrings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from vlcl_toolkit.cli.data import AS_PUBLISHED, Data, DataOptions, data
+from vlcl_toolkit.cli.data import data
 from vlcl_toolkit.cli.options import (
+    DEFAULT,
     EMBEDDED,
+    ONE_RUN,
     Backbone,
-    BackboneOptions,
+    Chosen,
     KeyValues,
+    Run,
     read_settings,
     read_value,
 )
 from vlcl_toolkit.cli.recipe import recipe
 from vlcl_toolkit.errors import UserError
 
-if TYPE_CHECKING:
-    from vlcl_toolkit.clip.model import Clip
-    from vlcl_toolkit.streams import TaskStream
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """Loads stream and backbone where a job runs."""
-
-    backbone: BackboneOptions
-    files: DataOptions
-    stream: str
-
-    def __call__(self) -> tuple["TaskStream", "Clip"]:
-        return self.files.load(self.stream), self.backbone.load()
-
 
 def run(
     method: str,
-    backbone: Backbone = EMBEDDED,
-    files: Data = AS_PUBLISHED,
-    stream: str = "mini",
+    sources: Chosen = DEFAULT,
     order: str | None = None,
     tasks: str | None = None,
     few_shot: int | None = None,
-    seed: int = 0,
-    out: Path | None = None,
-    set: KeyValues = (),
-    probes: bool = False,
+    options: Run = ONE_RUN,
 ) -> None:
     """Learn the tasks of a stream one after another with one method, and test all of them after each.
 
@@ -55,43 +36,36 @@ def run(
 
     Args:
         method: Name of the method, e.g. finetune.
-        stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         order: Task names or indices, comma-separated, each once; "reversed" or "alphabetical".
         tasks: Learn only these tasks (names or indices, comma-separated).
         few_shot: Training images per class; all by default.
-        seed: Of data order, augmentation and whatever the method draws.
-        out: The run's folder; default: runs/<stream>/<method>/<order and config hash>.
-        set: Settings of the method that differ from the preset, e.g. --set learning_rate=3e-4 iterations=50.
-        probes: Record what happens inside the network after every task; the numbers stay the same.
     """
     from vlcl_toolkit.cli.tables import print_run
     from vlcl_toolkit.training.loop import run as run_method
 
-    chosen = files.load(stream)
+    chosen = sources.load_stream()
     if tasks is not None:
         chosen = chosen.subset([key.strip() for key in tasks.split(",")])
     if order is not None:
         chosen = chosen.reorder(order)
     if few_shot is not None:
-        chosen = chosen.few_shot(few_shot, seed=seed)
+        chosen = chosen.few_shot(few_shot, seed=options.seed)
     result = run_method(
         method,
         chosen,
-        backbone.load(),
-        seed=seed,
-        out=out,
-        config=read_settings(set),
-        probes=probes,
-        execution=backbone.execution,
+        sources.backbone.load(),
+        seed=options.seed,
+        out=options.out,
+        config=read_settings(options.set),
+        probes=options.probes,
+        execution=sources.backbone.execution,
     )
     print_run(result.folder)
 
 
 def compare(
-    backbone: Backbone = EMBEDDED,
-    files: Data = AS_PUBLISHED,
+    sources: Chosen = DEFAULT,
     methods: tuple[str, ...] = ("all",),
-    stream: str = "mini",
     seeds: tuple[int, ...] = (0,),
     orders: tuple[str, ...] = (),
     alone: bool = False,
@@ -107,7 +81,6 @@ def compare(
 
     Args:
         methods: Names, or "all": zero-shot and every method with a preset for the backbone.
-        stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         seeds: One run of each method per seed.
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
         alone: Instead, let each method learn every task alone from the frozen backbone.
@@ -126,7 +99,8 @@ def compare(
 
     if cluster and alone:
         raise UserError("--alone runs here only; leave out --cluster or --alone")
-    chosen, folder = files.load(stream), make_folder(out or Path("runs", stream, "comparison"))
+    chosen, backbone = sources.load_stream(), sources.backbone
+    folder = make_folder(out or Path("runs", sources.stream, "comparison"))
     if alone:
         clip = backbone.load()
         for method in experiments.choose_methods(methods, clip.name, chosen.id):
@@ -147,9 +121,9 @@ def compare(
             probes=probes,
             execution=backbone.execution,
         )
-        load, parameters = _Sources(backbone, files, stream), read_settings(cluster_set)
+        parameters = read_settings(cluster_set)
         results = run_on_cluster(
-            plan, load, folder / "jobs", cluster=cluster, parameters=parameters
+            plan, sources, folder / "jobs", cluster=cluster, parameters=parameters
         )
     else:
         options: dict[str, Any] = {"probes": probes, "execution": backbone.execution}
@@ -167,9 +141,7 @@ def search(
     method: str,
     setting: str,
     values: tuple[str, ...],
-    backbone: Backbone = EMBEDDED,
-    files: Data = AS_PUBLISHED,
-    stream: str = "mini",
+    sources: Chosen = DEFAULT,
     seeds: tuple[int, ...] = (0, 1),
     orders: tuple[str, ...] = ("default", "reversed"),
     set: KeyValues = (),
@@ -184,7 +156,6 @@ def search(
         method: Name of the method.
         setting: Name of the setting, e.g. learning_rate.
         values: What to try.
-        stream: Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path.
         seeds: Seeds per value and order.
         orders: Task orders, each as for `vlcl run --order`.
         set: Other settings that differ from the preset, e.g. --set iterations=50.
@@ -196,19 +167,19 @@ def search(
     from vlcl_toolkit.experiments import compare as experiments
     from vlcl_toolkit.files import make_folder, write_atomic
 
-    folder = make_folder(out or Path("runs", stream, "search"))
+    folder = make_folder(out or Path("runs", sources.stream, "search"))
     parsed = [read_value(value) for value in values]
     results = experiments.search(
         method,
-        files.load(stream),
-        backbone.load(),
+        sources.load_stream(),
+        sources.backbone.load(),
         setting,
         parsed,
         seeds=seeds,
         orders=orders,
         config=read_settings(set),
         jobs=jobs,
-        execution=backbone.execution,
+        execution=sources.backbone.execution,
     )
     scores = score_table(results, setting)
     write_atomic(
@@ -251,7 +222,7 @@ def import_(
         set: Settings that do not follow from the file, e.g. --set decision=batch.
         out: Folder to write; default: imported/<method>/<file's name>.
     """
-    from vlcl_toolkit.cli.importing import print_import
+    from vlcl_toolkit.cli.tables import print_import
     from vlcl_toolkit.methods import import_official
 
     clip = backbone.load()

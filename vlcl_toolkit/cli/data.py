@@ -1,54 +1,11 @@
-"""`vlcl data check|prepare`, and the options that say where a stream's files are."""
+"""`vlcl data check|prepare`."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from vlcl_toolkit.errors import UserError
-
-if TYPE_CHECKING:
-    from vlcl_toolkit.streams import TaskStream
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Where the files of a full-size stream are, and how they are read."""
-
-    data: Path | None = None
-    """Folder of the data sets; default: the environment variable VLCL_DATA."""
-    split: Literal["zscl", "coop"] | None = None
-    """Split of MTIL; default: the one that the protocol was published with."""
-    cache: Path | None = None
-    """Folder for decoded images (3 bytes per pixel), filled on the first use."""
-    skip_unreadable: bool = False
-    """Leave out damaged images, and record how many."""
-    unverified: bool = False
-    """Do not insist on the published sizes and checksums, e.g. of small imitations; the record says so."""
-    reference: str | None = None
-    """Reference images: imagenet, tinyimagenet (both in the data folder), or a folder of images."""
-    captions: Path | None = None
-    """Reference sentences: a file with lines "caption<TAB>address"."""
-
-    def load(self, stream: str) -> "TaskStream":
-        """The stream, with the options that were given."""
-        from vlcl_toolkit.load import load_stream
-
-        return load_stream(stream, **self.options())
-
-    def options(self) -> dict[str, Any]:
-        """The options that were given, as `load_stream` calls them."""
-        options = {name: value for name, value in asdict(self).items() if value}
-        if "data" in options:
-            options["root"] = options.pop("data")
-        if options.pop("unverified", False):
-            options["verify"] = False
-        return options
-
-
-AS_PUBLISHED = DataOptions()
-Data = Annotated[DataOptions, tyro.conf.arg(name="")]
 
 
 def data(

@@ -3,15 +3,22 @@
 import math
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from vlcl_toolkit.cli.data import AS_PUBLISHED, Data
-from vlcl_toolkit.cli.options import BackboneOptions, KeyValues, read_settings
+from vlcl_toolkit.cli.options import (
+    AS_PUBLISHED,
+    ONE_RUN,
+    BackboneOptions,
+    Data,
+    Imports,
+    Run,
+    import_all,
+    read_settings,
+)
 from vlcl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ class RecipeBackbone(BackboneOptions):
 
     backbone: str = "the recipe's"
     """Any ViT CLIP of open_clip (with --pretrained or --checkpoint), or random weights for
-    rehearsals: random:ViT-B-16-quickgelu:depth=2,width=64 (also pixels=, dim=, seed=)."""
+    dry runs: random:ViT-B-16-quickgelu:depth=2,width=64 (also pixels=, dim=, seed=)."""
 
     def of(self, recipe: "Recipe") -> BackboneOptions:
         """What was given, and the recipe's for what was not."""
@@ -45,12 +52,11 @@ def recipe(
     name: Annotated[str | None, tyro.conf.Positional] = None,
     backbone: Annotated[RecipeBackbone, tyro.conf.arg(name="")] = AS_RECIPE,
     files: Data = AS_PUBLISHED,
+    imports: Imports = (),
     list: bool = False,
-    seed: int = 0,
-    out: Path | None = None,
-    set: KeyValues = (),
     stop_after: int | None = None,
-    probes: bool = False,
+    dry_run: bool = False,
+    options: Run = ONE_RUN,
 ) -> None:
     """Run what a paper ran, and print the result beside the published one, with what keeps them from being comparable.
 
@@ -59,32 +65,37 @@ def recipe(
     Args:
         name: Protocol and method, e.g. mtil-order-I/diki; --list shows them all.
         list: Show all recipes: training steps, published result, published cost.
-        seed: Of data order, augmentation and whatever the method draws.
-        out: The run's folder; default: runs/<stream>/<method>/<order and config hash>.
-        set: Settings of the method that differ from the paper's, e.g. --set iterations=50.
+        imports: A module or a .py file to import before, e.g. one that replaces a part of a method.
         stop_after: Stop after this many tasks; the same command without it goes on.
-        probes: Record what happens inside the network after every task; the numbers stay the same.
+        dry_run: All of it in minutes, on imitations of the data sets (--data): random weights, a few steps per task,
+            files not verified; the numbers mean nothing.
     """
     if list:
         print_recipes()
         return
     if name is None:
         raise UserError("which recipe? none given; `vlcl recipe --list` shows them")
+    from vlcl_toolkit.experiments import reproduce
     from vlcl_toolkit.experiments.published_runs import find_recipe
-    from vlcl_toolkit.experiments.reproduce import recipe_stream, run_recipe
 
-    chosen, settings = find_recipe(name), read_settings(set)
+    import_all(imports)
+    chosen, settings = find_recipe(name), read_settings(options.set)
+    if dry_run:
+        if backbone.backbone == AS_RECIPE.backbone:
+            backbone = replace(backbone, backbone=reproduce.DRY_RUN_BACKBONE)
+        settings = reproduce.dry_run_settings(chosen.method) | settings
+        files = replace(files, unverified=True)
     chosen.config(settings)  # before eleven data sets are read
-    stream, own = recipe_stream(chosen, **files.options()), backbone.of(chosen)
-    result = run_recipe(
+    stream, own = reproduce.recipe_stream(chosen, **files.options()), backbone.of(chosen)
+    result = reproduce.run_recipe(
         chosen,
         stream=stream,
         clip=own.load(),
         settings=settings,
         stop_after=stop_after,
-        seed=seed,
-        out=out,
-        probes=probes,
+        seed=options.seed,
+        out=options.out,
+        probes=options.probes,
         execution=own.execution,
     )
     print_reproduction(result, chosen)

@@ -1,6 +1,7 @@
 """Tables in the shell."""
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from vlcl_toolkit.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
+
+    from vlcl_toolkit.methods.official_checkpoints import Imported
 
 COMPACT: dict[str, Any] = {
     "box": SIMPLE,
@@ -160,3 +164,29 @@ def print_search(method: str, setting: str, table: "pd.DataFrame") -> None:
         )
     Console().print(shown)
     Console().print(f"validation prefers {setting} = {best}")
+
+
+def print_import(imported: "Imported", folder: Path) -> None:
+    """One line for all tensors whose names differ in numbers alone and whose shapes are the same."""
+    table = Table(title=f"{imported.method} of {imported.source}", **COMPACT)
+    for title in ("tensors", "name", "shape", "type"):
+        table.add_column(title, justify="right" if title == "tensors" else "left", overflow="fold")
+    for (name, shape, dtype), count in _shapes(imported.state).items():
+        table.add_row(str(count), name, shape, dtype)
+    console = Console()
+    console.print(table)
+    tasks = "" if imported.tasks is None else f"; tasks learned: {imported.tasks}"
+    console.print(f"backbone {imported.backbone} {imported.backbone_sha256[:12]}{tasks}")
+    settings = ", ".join(f"{name}={value}" for name, value in imported.settings.items())
+    console.print(f"settings: {settings or 'the defaults'}", soft_wrap=True)
+    console.print(f"folder: {folder}", soft_wrap=True)
+
+
+def _shapes(state: "dict[str, Tensor]") -> dict[tuple[str, str, str], int]:
+    """How many tensors there are of each name (numbers as `*`), shape and type."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for name, value in state.items():
+        shape = " x ".join(map(str, value.shape)) or "one number"
+        key = (re.sub(r"\b\d+\b", "*", name), shape, str(value.dtype).removeprefix("torch."))
+        counts[key] = counts.get(key, 0) + 1
+    return counts

@@ -8,6 +8,7 @@ those of ViT-B/16, and there are none for other models.
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,12 @@ def _find(backbone: str, stream_id: str) -> Path | None:
 
 
 def _read(path: Path, method_name: str) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = _content(path)
     other = content.get("include")
     included = _read(path.with_name(f"{other}.yaml"), method_name) if other else {}
     return included | (content.get(method_name) or {})
+
+
+@lru_cache(maxsize=32)
+def _content(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
