@@ -9,6 +9,7 @@ import torch
 from small_methods import reference_stream
 from tiny import SETTINGS, ticking_clock, tiny_clip, tiny_stream
 
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.training import session
 from vlcl_toolkit.training.events import StepEvent, StopRun
@@ -57,7 +58,7 @@ def stop_after(steps: int):
     return callback
 
 
-def main(folder: Path, cases: list[str], options: dict) -> None:
+def main(folder: Path, cases: list[str], options: dict, clip: Clip | None = None) -> None:
     """Every case in a folder of its own; `stop`: after so many steps."""
     torch.set_num_threads(1)
     session.monotonic = ticking_clock()
@@ -67,7 +68,7 @@ def main(folder: Path, cases: list[str], options: dict) -> None:
         run(
             method,
             stream_of(method),
-            tiny_clip(),
+            clip or tiny_clip(),
             out=folder / case,
             config=settings,
             progress=False,

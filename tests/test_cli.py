@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -40,6 +41,45 @@ def test_every_command_explains_itself(command, capsys):
     options = set(re.findall(r"--[a-z-]+", shown)) - {"--help"}
     assert len(shown.split()) > 25
     assert options or command == "show"
+
+
+HEAVY = {"torch", "torchvision", "open_clip", "lightning_fabric", "numpy", "pandas", "PIL"}
+DRAWING = {"matplotlib", "seaborn", "scipy", "sklearn", "umap", "submitit", "ipywidgets"}
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("main(['--help'])", HEAVY | DRAWING),
+        ("main(['recipe', '--list'])", HEAVY | DRAWING),
+        ("main(['show', 'run'])", HEAVY | DRAWING),
+        ("import vlcl_toolkit; vlcl_toolkit.run", DRAWING | {"pandas", "tyro", "rich", "loky"}),
+    ],
+)
+def test_libraries_are_imported_where_they_are_used(code, absent, tmp_path):
+    Path("run").mkdir()
+    config = {"label_space": "task", "decision": "sample", "settings_from": "a preset"}
+    config |= {"backbone": {"name": "mini", "weights_sha256": "0"}}
+    Path("run/config.json").write_text(json.dumps(config))
+    record = {"method": "m", "stream": "s", "seed": 0, "order": ["a"], "zero_shot": [50.0]}
+    record |= {"accuracy": [[60.0]], "held_out": {"b": [40.0, None]}, "metrics": {"last": 60.0}}
+    record |= {"seconds": {"train": 1.0, "evaluate": 1.0}, "peak_memory_mib": 1.0}
+    record |= {"trainable_parameters": 1, "total_parameters": 2, "complete": True}
+    Path("run/result.json").write_text(json.dumps(record))
+    prepared = "" if "main" not in code else "from vlcl_toolkit.cli import main"
+    script = f"""
+import sys
+{prepared}
+try:
+    {code}
+except SystemExit as end:
+    assert end.code == 0
+print("imported:", *sorted({absent!r} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 def test_an_unknown_option_is_a_mistake(capsys):

@@ -1,7 +1,11 @@
 """Two processes under torchrun, and micro-batches, give what one process gives at once.
 
-Tolerance: float32 sums come in another order, about 1e-7 of a value at each of them; Adam carries that
-on from step to step. Observed over 14 steps: below 2e-6 of a loss.
+Tolerance: sums in float32 come in another order, and the steps carry the difference on; how far depends
+on the case and on the CPU. So it is measured here: by how far, up to each step, three runs of one
+process in float32 are from the same run in float64. The first of them is compared with other ways of
+computing it; the other two start from weights one rounding away, because a single run may be close
+by chance. Two runs as far from float64, in opposite directions, differ by twice that distance; allowed
+are four times, and FLOOR, the rounding of a single loss.
 """
 
 import json
@@ -9,10 +13,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from distributed_runs import CASES, main, stream_of
+from in_float64 import run_in_float64, run_rounded
 from tiny import tiny_clip
 
 from vlcl_toolkit.methods import make_method
@@ -22,7 +28,7 @@ from vlcl_toolkit.training.execution import Execution
 from vlcl_toolkit.training.loader import load_step
 
 HERE = Path(__file__).parent
-NEAR = 1e-5
+TIMES, FLOOR = 4, 16 * torch.finfo(torch.float32).eps
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -41,21 +47,40 @@ def run_two(folder: Path, cases: list[str], **options: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def assert_near(folder: Path, expected: Path, case: str, near: float = NEAR) -> None:
-    """The same steps, losses and accuracies."""
-    found, wanted = (
-        [json.loads(line) for line in (f / case / "history.jsonl").read_text().splitlines()]
-        for f in (folder, expected)
-    )
-    assert [(r["task"], r["step"]) for r in found] == [(r["task"], r["step"]) for r in wanted]
-    for one, other in zip(found, wanted, strict=True):
-        # The sum of squared distances is of the size of a few Adam steps: noise is a larger part of it.
-        loose = {"consolidation": 1e-3}
-        for name in set(other) - {"task", "step"}:
-            allowed = loose.get(name, near)
-            assert one[name] == pytest.approx(other[name], rel=allowed, abs=1e-9), (name, other)
-    tables = [(f / case / "accuracy.csv").read_text() for f in (folder, expected)]
-    assert tables[0] == tables[1]
+def read_history(folder: Path, case: str) -> list[dict]:
+    """The terms of the loss at every step."""
+    return [json.loads(line) for line in (folder / case / "history.jsonl").read_text().splitlines()]
+
+
+class Measured(NamedTuple):
+    """Folders of the runs by which rounding is measured."""
+
+    in_float64: Path
+    one: Path
+    others: list[Path]
+
+    def rounding(self, case: str) -> list[dict[str, float]]:
+        """By step and term: the largest relative distance from float64 until then."""
+        runs = [read_history(folder, case) for folder in (self.one, *self.others)]
+        largest = dict.fromkeys(runs[0][0].keys() - {"task", "step"}, 0.0)
+        found = []
+        for exact, *losses in zip(read_history(self.in_float64, case), *runs, strict=True):
+            for name in largest:
+                distance = max(abs(loss[name] - exact[name]) for loss in losses)
+                largest[name] = max(largest[name], distance / (abs(exact[name]) or 1))
+            found.append(dict(largest))
+        return found
+
+    def assert_near(self, folder: Path, case: str) -> None:
+        """`folder` has the same steps and accuracies, and the same losses up to rounding."""
+        steps = zip(read_history(folder, case), read_history(self.one, case), strict=True)
+        for (found, one), rounding in zip(steps, self.rounding(case), strict=True):
+            assert (found["task"], found["step"]) == (one["task"], one["step"])
+            for name, distance in rounding.items():
+                allowed = TIMES * distance + FLOOR
+                assert found[name] == pytest.approx(one[name], rel=allowed, abs=0), (name, one)
+        tables = [(f / case / "accuracy.csv").read_text() for f in (folder, self.one)]
+        assert tables[0] == tables[1]
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +99,25 @@ def two(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def measured(one, tmp_path_factory):
+    """What rounding is measured by."""
+    exact, *others = (tmp_path_factory.mktemp(name) for name in ("float64", "first", "second"))
+    run_in_float64(exact, list(CASES))
+    for seed, folder in enumerate(others):
+        run_rounded(folder, list(CASES), seed)
+    return Measured(exact, one, others)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_give_the_trajectory_of_one(case, one, two):
-    assert_near(two, one, case)
+def test_float32_gives_the_trajectory_of_float64(case, measured):
+    """Within 1 % at the last step: else what the tests below allow would mean little."""
+    assert max(measured.rounding(case)[-1].values()) < 1e-2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_trajectory_of_one(case, measured, two):
+    measured.assert_near(two, case)
 
 
 def test_the_files_are_those_of_one_process(one, two):
@@ -90,21 +131,21 @@ RESUMED = ["finetune", "zscl", "moe_adapters", "diki"]
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_with_one(one, tmp_path):
+def test_a_run_of_two_processes_goes_on_with_one(measured, tmp_path):
     run_two(tmp_path, RESUMED, stop=5)
     for case in RESUMED:
         assert not json.loads((tmp_path / case / "result.json").read_text())["complete"]
     main(tmp_path, RESUMED, {})
     for case in RESUMED:
-        assert_near(tmp_path, one, case)
+        measured.assert_near(tmp_path, case)
 
 
 @pytest.mark.slow
-def test_a_run_of_one_process_goes_on_with_two_in_micro_batches(one, tmp_path):
+def test_a_run_of_one_process_goes_on_with_two_in_micro_batches(measured, tmp_path):
     main(tmp_path, RESUMED, {"stop": 4})
     run_two(tmp_path, RESUMED, accumulate=2)
     for case in RESUMED:
-        assert_near(tmp_path, one, case)
+        measured.assert_near(tmp_path, case)
 
 
 # Micro-batches
@@ -153,11 +194,10 @@ def test_micro_batches_give_the_gradient_of_the_batch(case, micro_batches):
             torch.testing.assert_close(same[name], value, rtol=1e-6, atol=0)
 
 
-def test_micro_batches_train_as_the_batch_does(one, tmp_path):
-    """Adam divides a gradient by its own size, so that rounding moves tiny ones: hence 1e-3."""
+def test_micro_batches_train_as_the_batch_does(measured, tmp_path):
     main(tmp_path, ["finetune", "zscl", "moe_adapters"], {"accumulate": 3})
     for case in ("finetune", "zscl", "moe_adapters"):
-        assert_near(tmp_path, one, case, near=1e-3)
+        measured.assert_near(tmp_path, case)
 
 
 def test_a_micro_batch_keeps_only_its_own_graph(clip, stream):

@@ -5,13 +5,15 @@ The arrays of a stage and their names are in files.py.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.probes.files import Arrays, missing_probe, stage_files
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOWERS = ("image", "text")
 POSITIONS = ("class", "rest")
@@ -162,7 +164,7 @@ class Probes:
 
     # Inside the network, as tidy frames.
 
-    def drift(self) -> pd.DataFrame:
+    def drift(self) -> "pd.DataFrame":
         """How far activations moved from the frozen CLIP's, on the same inputs.
 
         Columns: stage, after, domain, status, tower, block (0 = embedding, k = after block k), position
@@ -182,7 +184,7 @@ class Probes:
                 rows.append(self.where(stage, domain) | place | measured)
         return self._frame("drift", rows)
 
-    def attention(self) -> pd.DataFrame:
+    def attention(self) -> "pd.DataFrame":
         """What prompts take: columns stage, after, domain, status, tower, block (from 1), share.
 
         Prefix tuning: the mean share of attention that goes to prompts, in [0, 1]; it is lost for the
@@ -197,7 +199,7 @@ class Probes:
                     rows.append(self.where(stage, domain) | place)
         return self._frame("attention", rows)
 
-    def routing(self) -> pd.DataFrame:
+    def routing(self) -> "pd.DataFrame":
         """Which experts work.
 
         Columns: stage, after, domain, status, tower, block (from 1), expert (from 0), choices (inputs of
@@ -216,7 +218,7 @@ class Probes:
                 rows.append(self.where(stage, domain) | place | use)
         return self._frame("choices", rows)
 
-    def parameter_distance(self) -> pd.DataFrame:
+    def parameter_distance(self) -> "pd.DataFrame":
         """L2 distance of what a method changes; what it adds counts from zero.
 
         Columns: stage, after, tower, block (0 = embedding, 1 .. L, L + 1 = head), from_frozen,
@@ -297,7 +299,9 @@ class Probes:
                     if name in there:
                         yield stage, tower, domain, self.array(stage, name)
 
-    def _frame(self, probe: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    def _frame(self, probe: str, rows: list[dict[str, Any]]) -> "pd.DataFrame":
         if not rows:
             raise missing_probe(f"the probe {probe!r}", self.source, self.method)
+        import pandas as pd
+
         return pd.DataFrame(rows)

@@ -5,14 +5,17 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import read_json
 from vlcl_toolkit.probes.reader import Probes
 from vlcl_toolkit.training.metrics import metrics
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported where a table is made: a run starts without it
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +42,11 @@ class RunResult:
     stream: str
     order: list[str]
     seed: int
-    accuracy: pd.DataFrame
-    held_out: pd.DataFrame
-    validation: pd.Series
+    accuracy: "pd.DataFrame"
+    held_out: "pd.DataFrame"
+    validation: "pd.Series"
     metrics: dict[str, float]
-    history: pd.DataFrame
+    history: "pd.DataFrame"
     trainable_parameters: int
     total_parameters: int
     seconds: dict[str, float]
@@ -84,6 +87,8 @@ class RunResult:
     def _from_record(
         cls, folder: Path, config: dict[str, Any], record: dict[str, Any]
     ) -> "RunResult":
+        import pandas as pd
+
         order = record["order"]
         rows = row_names(order)
         cells = [record["zero_shot"], *record["accuracy"]]
@@ -127,7 +132,7 @@ def accuracy_record(
     missing = len(order) + 1 - len(rows)
     full = [*rows, *({} for _ in range(missing))]
     table = [[row.get(name, math.nan) for name in order] for row in full]
-    scores = metrics(pd.DataFrame(table[1:], dtype=float).to_numpy())
+    scores = metrics(np.array(table[1:], dtype=float))
     record = {
         "zero_shot": table[0],
         "accuracy": table[1:],
@@ -140,17 +145,21 @@ def accuracy_record(
 
 def accuracy_csv(order: list[str], rows: list[dict[str, float]]) -> str:
     """The accuracy table for people: a row per step, percent with four decimals."""
+    import pandas as pd
+
     names = row_names(order)[: len(rows)]
     table = pd.DataFrame(rows, index=pd.Index(names, name="step"), columns=order, dtype=float)
     return table.to_csv(float_format="%.4f", lineterminator="\n")
 
 
-def read_history(path: Path) -> pd.DataFrame:
+def read_history(path: Path) -> "pd.DataFrame":
     """Read history.jsonl.
 
     Raises:
         UserError: the file is missing or a line is not JSON.
     """
+    import pandas as pd
+
     if not path.is_file():
         raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
     lines = path.read_text(encoding="utf-8").splitlines()
