@@ -195,10 +195,10 @@ def run_train(case: Case) -> None:
     task = replace(tasks[index], train=FloatImages(images, labels))
     start = part(tensors, "init_pool")
     load(method, start, index)
-    learnt_before = len(method.gaussians)
+    learned_before = len(method.gaussians)
     method.enter_task(index, task)
     method.begin_task(index, task, torch.Generator())
-    assert len(method.gaussians) == learnt_before + 1
+    assert len(method.gaussians) == learned_before + 1
     assert_close(method.gaussians.means[index], tensors["mean"], "mean", rtol=0, atol=1e-6)
     assert_close(method.gaussians.covariances[index], tensors["cov"], "cov", rtol=0, atol=1e-7)
     set_prompts(method, start, index)

@@ -23,7 +23,7 @@ class Recipe:
     Attributes:
         protocol, variant: the two parts of its name.
         title: the protocol in words.
-        stream: name for `load_stream`. `split`: division of MTIL; None: that of the stream.
+        stream: name for `load_stream`. `split`: split of MTIL; None: that of the stream.
         method: name of the method. `settings`: what differs from the preset.
         backbone, pretrained: for `load_clip`.
         reference: "imagenet", "tinyimagenet", or a folder below the data folder; None: not needed.

@@ -88,7 +88,7 @@ class RunFolder:
         self.store = CheckpointStore(self.path / "checkpoints")
 
     def restart(self) -> None:
-        """Forget the run that lies here, so that it is made anew; the mark of its end goes first."""
+        """Remove the run in this folder so that it starts from scratch; `result.json` goes first."""
         if not self.finished:
             self.history.close()
         for name in ("result.json", "accuracy.csv", "checkpoints", "history.jsonl", "probes"):
@@ -158,7 +158,7 @@ class History:
             content = self.path.read_bytes() if self.path.is_file() else b""
             kept = content[: mark["bytes"]]
             if len(kept) != mark["bytes"] or zlib.crc32(kept) != mark["crc32"]:
-                advice = "restore it, or choose another output folder to start anew"
+                advice = "restore it, or choose another output folder to start from scratch"
                 raise UserError(f"{self.path} is damaged or shorter than its checkpoint; {advice}")
             self._file = open(self.path, "ab")  # noqa: SIM115 (closed by the run's folder)
             self._file.truncate(mark["bytes"])

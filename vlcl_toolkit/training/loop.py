@@ -63,7 +63,7 @@ def run(
             validation accuracy), so that there are no scores.
         resume: False refuses a folder that holds a run already.
         probes: record what happens inside the network after every task (`RunResult.probes`); the
-            numbers are those of a run without. A run that lies there without them is made anew.
+            numbers are those of a run without. A finished run without them starts from scratch.
         execution: devices, micro-batches, minutes between checkpoints, ...; not part of a run's identity.
 
     Under torchrun every process calls this with the same arguments; the first one writes, shows
