@@ -16,6 +16,7 @@ from vlcl_toolkit.experiments.published_runs import (
     training_steps,
 )
 from vlcl_toolkit.experiments.reproduce import (
+    DRY_RUN_BACKBONE,
     DRY_RUN_SETTINGS,
     full_scale,
     recipe_stream,
@@ -141,6 +142,15 @@ def test_all_eleven_tasks_stopped_and_resumed(data, tmp_path, capsys, monkeypatc
     assert "split 'coop'" in output
     assert "label space 'task'" in output
     assert "the data sets were not checked against the published sizes" in output
+
+
+def test_a_dry_run_needs_imitations_alone(data, tmp_path):
+    command = ["recipe", "mtil-order-I/moe_adapters", "--data", str(data), "--dry-run"]
+    assert main([*command, "--stop-after", "1", "--out", str(tmp_path / "dry")]) == 0
+    config = RunResult.load(tmp_path / "dry").config
+    assert config["backbone"]["name"] == DRY_RUN_BACKBONE
+    assert config["method_config"]["iterations"] == 2
+    assert "unverified" in config["split_id"]
 
 
 def test_interrupted_and_whole_runs_end_in_the_same_bytes(data, tmp_path):

@@ -23,6 +23,8 @@ Matrix = Float[np.ndarray, "tasks tasks"]
 
 def accuracy(method: Method, data: ImageData, task: Task) -> float:
     """Percent of `data` that `method` puts into the right class of `task`; nan for no image."""
+    if not len(data):  # a method need not know what to do with no image
+        return float("nan")
     return percent_correct(method.classify(data, task), data.labels)
 
 
