@@ -92,7 +92,7 @@ def test_what_cannot_be_mixed(analyse, runs):
     with pytest.raises(UserError, match="different backbones"):
         analyse([one, replace(one, config=other)])
     faster = made_up_run("BA", [[60, 50], [85, 46], [55, 90]], rate=0.2)
-    with pytest.raises(UserError, match=r"different settings.*learning_rate 0\.1 and 0\.2"):
+    with pytest.raises(UserError, match=r"settings differ.*learning_rate 0\.1 and 0\.2"):
         analyse([one, faster])
 
 
