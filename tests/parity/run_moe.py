@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from parity.loading import (
     Case,
+    add_rounding,
     assert_close,
     assert_same,
     bare_task,
     build_clip,
     runner,
+    up_to_rounding,
 )
 from parity.official_order import OfficialOrder
 from vlcl_toolkit.clip.model import Clip, encode_tokens
@@ -404,6 +406,10 @@ def check_after_chain(method: MoEAdapters, tensors: dict[str, Tensor], tasks: li
 
 @runner("moe_cil")
 def run_class_incremental(case: Case) -> None:
+    up_to_rounding(lambda seed: run_class_incremental_chain(case, seed))
+
+
+def run_class_incremental_chain(case: Case, seed: int | None) -> None:
     tensors, record = case.tensors, case.record
     config = case_config(
         case,
@@ -435,6 +441,14 @@ def run_class_incremental(case: Case) -> None:
                 found = below(tensors, f"in.task{index}.batch{number}.")
                 return found["images"], found["labels_global"] - earlier
 
+            if seed is not None:
+                rule, generator = method.after_backward, torch.Generator().manual_seed(seed)
+
+                def other_rounding(step: int, rule=rule, generator=generator) -> None:
+                    add_rounding(method.trainable().values(), generator)
+                    rule(step)
+
+                method.after_backward = other_rounding
             run_steps(method, tensors, expected, record["fp_names"], f"task{index}.", batch)
             method.end_task(index, task)
             earlier += len(tokens)
