@@ -270,8 +270,25 @@ def check_training_step(method: MoEAdapters, case: Case, part: str) -> None:
 # Chains of tasks.
 
 
+def give_other_rounding(method: MoEAdapters, seed: int | None) -> None:
+    """`add_rounding` to every gradient of the steps to come; None: leave them."""
+    if seed is None:
+        return
+    rule, generator = method.after_backward, torch.Generator().manual_seed(seed)
+
+    def after_backward(step: int) -> None:
+        add_rounding(method.trainable().values(), generator)
+        rule(step)
+
+    method.after_backward = after_backward
+
+
 @runner("moe_train")
 def run_chain(case: Case) -> None:
+    up_to_rounding(lambda seed: run_task_chain(case, seed))
+
+
+def run_task_chain(case: Case, seed: int | None) -> None:
     tensors, record = case.tensors, case.record
     for variant in ("skip", "zero"):
         if not below(tensors, f"{variant}."):
@@ -291,12 +308,14 @@ def run_chain(case: Case) -> None:
         ]
         with OfficialOrder(clip, config) as method:
             for index, task in enumerate(tasks):
-                train_task(method, case, variant, index, task)
+                train_task(method, case, variant, index, task, seed)
             if variant == "skip":
                 check_after_chain(method, tensors, tasks)
 
 
-def train_task(method: MoEAdapters, case: Case, variant: str, index: int, task: Task) -> None:
+def train_task(
+    method: MoEAdapters, case: Case, variant: str, index: int, task: Task, seed: int | None
+) -> None:
     tensors, record = case.tensors, case.record
     title = f"{variant}.task{index}."
     expected = below(tensors, title)
@@ -312,6 +331,7 @@ def train_task(method: MoEAdapters, case: Case, variant: str, index: int, task: 
         found = below(tensors, f"in.task{index}.batch{step % per_epoch}.")
         return found["images"], found["labels"]
 
+    give_other_rounding(method, seed)
     unused_routers = 2 * len(method.towers.mixtures) * (routers_in(names) - 1)
     without = run_steps(method, tensors, expected, names, title, batch)
     wanted = record[f"{title}none_grads_per_step"]
@@ -441,14 +461,7 @@ def run_class_incremental_chain(case: Case, seed: int | None) -> None:
                 found = below(tensors, f"in.task{index}.batch{number}.")
                 return found["images"], found["labels_global"] - earlier
 
-            if seed is not None:
-                rule, generator = method.after_backward, torch.Generator().manual_seed(seed)
-
-                def other_rounding(step: int, rule=rule, generator=generator) -> None:
-                    add_rounding(method.trainable().values(), generator)
-                    rule(step)
-
-                method.after_backward = other_rounding
+            give_other_rounding(method, seed)
             run_steps(method, tensors, expected, record["fp_names"], f"task{index}.", batch)
             method.end_task(index, task)
             earlier += len(tokens)
