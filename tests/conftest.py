@@ -1,5 +1,7 @@
 """Shared fixtures."""
 
+import os
+
 import pytest
 import torch
 from tiny import SETTINGS, tiny_clip, tiny_stream
@@ -7,8 +9,10 @@ from tiny import SETTINGS, tiny_clip, tiny_stream
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.streams import TaskStream
 
-# Tiny models gain nothing from threads, and rounding depends on their number.
+# Tiny models gain nothing from threads, and rounding depends on their number, here and in the
+# processes that tests start.
 torch.set_num_threads(1)
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 # Take longest, so they start first: no worker is left alone with one of them at the end.
