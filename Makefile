@@ -50,10 +50,12 @@ clean: ## remove the environment and the caches, never results
 	rm -rf .venv .uv .mypy_cache .pytest_cache .ruff_cache
 
 # `sync` installs exactly the lock; the package itself is built by the environment's own hatchling, so
-# that nothing outside the lock is fetched. The page config keeps JupyterLab from looking for news.
+# that nothing outside the lock is fetched. Where Python may write no bytecode (as in many containers)
+# it is compiled here, once: every start would compile again what it imports, 11 of its 17 CPU seconds.
+# The page config keeps JupyterLab from looking for news.
 .venv/.ready: requirements.lock pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	test -x .venv/bin/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
-	$(UV) pip sync --python .venv/bin/python requirements.lock
+	$(UV) pip sync $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --python .venv/bin/python requirements.lock
 	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	mkdir -p .venv/etc/jupyter/labconfig
 	echo '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}' > .venv/etc/jupyter/labconfig/page_config.json

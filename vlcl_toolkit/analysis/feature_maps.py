@@ -15,8 +15,11 @@ gap: Liang et al. 2022, "Mind the Gap"), so texts placed as they are form an isl
     "none"               images only.
 """
 
+import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -272,8 +275,17 @@ def fit_film(stages: Sequence[Points], neighbours: int, seed: int) -> list[Place
     return [np.asarray(places) for places in film.embeddings_]
 
 
+@cache
 def _umap() -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         import umap
+    from numba.extending import is_jitted
+
+    # Most of umap-learn would be compiled again by every process, for longer than a film takes.
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("umap.", "pynndescent.")):
+            for compiled in filter(is_jitted, vars(module).values()):
+                with contextlib.suppress(RuntimeError):  # no folder where a cache could be written
+                    compiled.enable_caching()
     return umap
