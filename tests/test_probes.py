@@ -135,7 +135,7 @@ def test_expert_tables(tmp_path: Path):
     routing = probes.routing()
     images = routing[(routing["tower"] == "image") & (routing["block"] == 1)]
     for (stage, domain), rows in images.groupby(["stage", "domain"]):
-        routed = (probes.route(stage, domain) < stage).sum()  # the rest take the frozen network
+        routed = (probes.route(stage, domain) < stage).sum()  # the rest take the frozen CLIP
         assert rows["choices"].sum() <= 2 * routed
         assert rows["gate_mass"].sum() == pytest.approx(routed)
     assert probes.array(2, "expert_change/image").shape == (2, 4)

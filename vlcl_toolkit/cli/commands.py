@@ -83,7 +83,7 @@ def compare(
         methods: Names, or "all": zero-shot and every method with a preset for the backbone.
         seeds: One run of each method per seed.
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
-        alone: Instead, let each method learn every task alone from the frozen backbone.
+        alone: Instead, let each method learn every task alone from the frozen CLIP.
         out: Folder of table and figures; default: runs/<stream>/comparison. The runs lie in their own folders.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
         probes: Record what happens inside the network after every task; the numbers stay the same.

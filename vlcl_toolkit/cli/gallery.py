@@ -91,7 +91,7 @@ def write_gallery(folder: Path) -> list[Path]:
 
 
 def frozen_transfer(results: Sequence[RunResult]) -> float:
-    """Transfer of the frozen backbone (percent), over the same orders as these runs."""
+    """Transfer of the frozen CLIP (percent), over the same orders as these runs."""
     return float(np.mean([result.accuracy.iloc[0, 1:].mean() for result in results]))
 
 

@@ -91,7 +91,7 @@ def learn_alone(
     progress: bool = True,
     jobs: int | None = 1,
 ) -> list[RunResult]:
-    """Let the method learn each task alone, from the frozen backbone: what the task allows."""
+    """Let the method learn each task alone, from the frozen CLIP: what the task allows."""
     plan = [Job(method, (name,), seed) for name, seed in itertools.product(stream.names, seeds)]
     return _run_all(plan, stream, clip, jobs, progress)
 

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: the frozen backbone, the reference that continual learning must not fall below.
+"""Zero-shot CLIP, the reference that continual learning must not fall below.
 
 Paper: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
 ICML 2021, section 3.1.
@@ -22,7 +22,7 @@ from vlcl_toolkit.streams.base import Task
 
 @register
 class ZeroShot(Method):
-    """The frozen backbone with the prompt ensemble of each task."""
+    """The frozen CLIP with the prompt ensemble of each task."""
 
     name = "zero_shot"
 

@@ -30,7 +30,7 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class RowEvent:
-    """A row of the accuracy table is known: row 0 (task_name None) is the frozen backbone.
+    """A row of the accuracy table is known: row 0 (task_name None) is the frozen CLIP.
 
     `accuracies` are percent by task name, those of held-out tasks included.
     """

@@ -108,7 +108,7 @@ def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> Non
     method, stream, done = session.method, session.stream, session.progress
     probes = probes if session.devices.is_main else None
     recorder = Recorder(method, stream, session.folder.path, probes) if probes else None
-    if not done.rows:  # the frozen backbone, before a method changes it
+    if not done.rows:  # the frozen CLIP, before a method changes it
         session.test(make_method("zero_shot", method.clip), None)
     with method, session.devices.compiled():
         method.enter_stream(stream)

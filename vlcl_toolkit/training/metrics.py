@@ -34,7 +34,7 @@ _frozen = WeakKeyDictionary()
 
 
 def frozen_accuracy(zero_shot: Method, data: ImageData, task: Task) -> float:
-    """`accuracy` of the frozen backbone: measured once in a process, since runs leave it as it was.
+    """`accuracy` of the frozen CLIP: measured once in a process, since runs leave it as it was.
 
     Args:
         zero_shot: on a backbone that no method has changed.

@@ -26,7 +26,7 @@ class RunResult:
         folder: where it lies.
         config: content of config.json.
         method, stream: names. `order`: task names as learned. `seed`: of the run.
-        accuracy: `[T+1, T]`, row "zero-shot" is the frozen backbone, then "after <task>".
+        accuracy: `[T+1, T]`, row "zero-shot" is the frozen CLIP, then "after <task>".
         held_out: `[T+1, H]`, the same rows for the tasks that are never learned.
         validation: `[T]`, accuracy on a task's validation images right after learning it.
         metrics: "transfer", "average", "last", "forgetting".

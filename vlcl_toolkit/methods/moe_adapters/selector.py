@@ -13,7 +13,7 @@ Adapters", CVPR 2024, section 3.3 (distribution discriminative auto-selector, DD
 
 Features (`selector_features`): "alexnet" is the paper's, the raw output of AlexNet's last
 convolution through a sigmoid; on images with CLIP's normalisation, as in the official code. "clip"
-needs no second network: the frozen backbone's unit-norm image features, standardised with the
+needs no second network: the frozen CLIP's unit-norm image features, standardised with the
 reference images' mean and deviation, through a sigmoid.
 
 Deviations and switches: in the official code the autoencoders of tasks that were not learned yet take

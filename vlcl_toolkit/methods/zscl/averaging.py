@@ -3,7 +3,7 @@
 Papers: Zheng et al., "Preventing Zero-Shot Transfer Degradation in Continual Learning of
 Vision-Language Models" (ZSCL), ICCV 2023, section 3.3; Wortsman et al., "Robust fine-tuning of
 zero-shot models" (WiSE-FT), CVPR 2022. With the student's weights w, their values w0 at the start
-of the task, those of the frozen backbone wZ, and an average m that starts at w0:
+of the task, those of the frozen CLIP wZ, and an average m that starts at w0:
 
 1. Consolidation: the loss gains c sum (w - w0)^2 over every trained parameter.
 2. After steps n = 0, f, 2f, ..., for the k-th time:

@@ -7,7 +7,7 @@ Learning: Towards Continual Learning for the CLIP Model", 2022 (LwF-VR); both as
 1. Learn as ZSCL does (zscl.py), without consolidation and averaging.
 2. Reference images: the task's training images, in an order of their own, evaluation transform.
 3. Reference texts: LwF, the task's class prompts; LwF-VR, random tokens, sampled once per task.
-4. Teacher: the weights at the start of the task (in the first task: the frozen backbone).
+4. Teacher: the weights at the start of the task (in the first task: the frozen CLIP).
 
 The official class-incremental code shares storage between teacher and student, so that the
 distillation has no gradient: `alias_teacher=True` repeats that.
