@@ -81,8 +81,9 @@ def learn(method, index=0, task=None, seed=0, each=lambda step: None):
     """One task, as the loop does it; `each` is called after each step."""
     task = begin(method, index, task, seed)
     torch.manual_seed(seed)
-    optimizer = method.optimizer(list(method.trainable().values()))
-    for step in range(method.steps(task)):
+    steps = method.steps(task)
+    optimizer = method.optimizer(list(method.trainable().values())) if steps else None
+    for step in range(steps):
         batch = load_step(method, task, step, seed)
         train_step(method, optimizer, batch, one_process())
         each(step)

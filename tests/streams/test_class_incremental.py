@@ -1,4 +1,4 @@
-"""Class-incremental streams from imitations, and their label space."""
+"""Class-incremental streams from imitations, and their scores."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,12 @@ import torch
 from imitation_data import names as official_names
 from imitation_data.imagenet import imagenet, tiny_imagenet
 from imitation_data.writing import label_of
-from tiny import tiny_stream
 
 from vlcl_toolkit import run
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_stream
 from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.streams.full_size.class_incremental import class_names
-from vlcl_toolkit.streams.label_space import LabelSpace
 from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, facts
 from vlcl_toolkit.training.metrics import class_incremental_scores
 
@@ -98,63 +96,7 @@ def test_missing_and_wrong_sets_are_named(tmp_path, imagenet_root):
         load_stream("imagenet1000-10", root=tmp_path, verify=False)
 
 
-# Label space
-
-
-def seen_stream() -> TaskStream:
-    stream = tiny_stream()
-    task = stream[1]
-    same = type(task)(task.name, task.class_names, stream[0].templates, *parts(task))
-    return TaskStream("seen", (stream[0], same), "s", stream.held_out, label_space="seen")
-
-
-def parts(task):
-    return task.train, task.validation, task.test
-
-
-def test_classes_seen_so_far():
-    stream = seen_stream()
-    space = LabelSpace(stream)
-    data, asked = space.evaluation_set(stream[0], learned=1)
-    assert asked.class_names == stream[0].class_names
-    assert torch.equal(data.labels, stream[0].test.labels)
-    data, asked = space.evaluation_set(stream[1], learned=2)
-    assert asked.class_names == (*stream[0].class_names, *stream[1].class_names)
-    assert torch.equal(data.labels, stream[1].test.labels + 3)
-    ahead, everything = space.evaluation_set(stream[1], learned=1)
-    assert everything.class_names == asked.class_names
-    assert ahead is data, "methods remember what they know of a set by the object"
-    assert space.evaluation_set(stream.held_out[0], learned=1)[1] is stream.held_out[0]
-
-
-def test_own_classes_by_default():
-    stream = tiny_stream()
-    assert LabelSpace(stream).evaluation_set(stream[1], 0) == (stream[1].test, stream[1])
-
-
-def test_one_list_of_prompts_is_needed():
-    stream = tiny_stream()
-    task = stream[1]
-    other = type(task)(task.name, task.class_names, ("b {}.",), *parts(task))
-    with pytest.raises(UserError, match="label_space='seen' needs one list of templates"):
-        LabelSpace(TaskStream("x", (stream[0], other), "s", label_space="seen"))
-
-
-def test_a_run_is_tested_among_the_classes_seen(clip, tmp_path):
-    stream = seen_stream()
-    result = run("zero_shot", stream, clip, out=tmp_path, progress=False)
-    assert result.config["label_space"] == "seen"
-    own = run("zero_shot", tiny_stream(), clip, out=tmp_path / "own", progress=False)
-    names, classes = stream.names, [name for task in stream for name in task.class_names]
-    features = clip.class_features(classes, stream[0].templates)
-    for column, offset in zip(names, (0, 3), strict=True):
-        test = stream[column].test
-        logits = clip.encode_image(clip.eval_transform(test.images)) @ features.T
-        expected = 100 * (logits.argmax(dim=1) == test.labels + offset).double().mean()
-        assert result.accuracy.loc["zero-shot", column] == pytest.approx(float(expected))
-        assert result.accuracy.loc[f"after {names[1]}", column] == pytest.approx(float(expected))
-    after_first = result.accuracy.loc[f"after {names[0]}", names[0]]
-    assert after_first == own.accuracy.loc["zero-shot", names[0]]
+# Scores
 
 
 def test_scores_weigh_tasks_by_their_test_images():

@@ -84,7 +84,7 @@ def compare(
         seeds: One run of each method per seed.
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
         alone: Instead, let each method learn every task alone from the frozen CLIP.
-        out: Folder of table and figures; default: runs/<stream>/comparison. The runs lie in their own folders.
+        out: Folder of table and figures; default: runs/<stream>/comparison[-<label space>]. The runs lie in their own folders.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
         probes: Record what happens inside the network after every task; the numbers stay the same.
         cluster: Submit every run as a job of its own: to Slurm; or "local", the same as processes here, to try it out.
@@ -100,7 +100,8 @@ def compare(
     if cluster and alone:
         raise UserError("--alone runs here only; leave out --cluster or --alone")
     chosen, backbone = sources.load_stream(), sources.backbone
-    folder = make_folder(out or Path("runs", sources.stream, "comparison"))
+    suffix = f"-{sources.label_space}" if sources.label_space else ""
+    folder = make_folder(out or Path("runs", sources.stream, f"comparison{suffix}"))
     if alone:
         clip = backbone.load()
         for method in experiments.choose_methods(methods, clip.name, chosen.id):

@@ -102,6 +102,9 @@ class Sources:
     """Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path, or your own."""
     imports: Imports = ()
     """A module or a .py file with methods and streams of your own; several: --import a.py --import b.py."""
+    label_space: Literal["task", "seen", "odcl", "all"] | None = None
+    """Classes that a test image is classified among: those of its own task (task), of all tasks learned so far (seen),
+    the same but for tasks still to come their own (odcl), or of the whole stream (all); default: the stream's own."""
     backbone: Backbone = EMBEDDED
     files: Data = AS_PUBLISHED
 
@@ -110,7 +113,8 @@ class Sources:
         from vlcl_toolkit.load import load_stream
 
         import_all(self.imports)
-        return load_stream(self.stream, **self.files.options())
+        stream = load_stream(self.stream, **self.files.options())
+        return stream.with_label_space(self.label_space) if self.label_space else stream
 
     def __call__(self) -> "tuple[TaskStream, Clip]":
         """Stream and backbone, where a job of a cluster runs."""

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.batch import LABELLED, Batch, BatchRequest
-from vlcl_toolkit.methods.inference import predicted_labels, run_batches
+from vlcl_toolkit.methods.inference import class_features, predicted_labels, run_batches
 from vlcl_toolkit.methods.introspection import Introspection
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches
@@ -52,6 +52,7 @@ class Method(ABC):
         name: under which it is registered.
         Config: frozen dataclass of its settings; the defaults are the paper's.
         decision: "sample" (each image decides alone) or "batch" (a test batch decides as one).
+        task_found_by: how the task of a test image is guessed, by methods that need to know it.
         eval_batch_size: images that `predict` gets at once.
         trains_all: the loss of every batch depends on every parameter in `trainable`; saves several
             ranks a search for those that have no gradient.
@@ -62,6 +63,7 @@ class Method(ABC):
     name: ClassVar[str]
     Config: ClassVar[type]
     decision: str = "sample"
+    task_found_by: str | None = None
     eval_batch_size: int = 128
     trains_all: ClassVar[bool] = False
     task_index: int
@@ -217,8 +219,7 @@ class Method(ABC):
         """Prompt-ensemble features of the task's classes, computed once until weights change."""
         if task not in self._class_features:
             with torch.no_grad():
-                features = self.clip.class_features(task.class_names, task.templates)
-            self._class_features[task] = features
+                self._class_features[task] = class_features(self.clip, task)
         return self._class_features[task]
 
     def forget_class_features(self) -> None:

@@ -3,15 +3,24 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.sharding import gather_predictions, other_batch
-from vlcl_toolkit.streams.base import ImageData, load_batch
+from vlcl_toolkit.streams.base import ImageData, Task, load_batch
 
 Network = Callable[[Tensor], Tensor]
 """Transformed images `[b, 3, h, w]` on the device -> one row for each."""
+
+
+def class_features(clip: Clip, task: Task) -> Float[Tensor, "classes dim"]:
+    """Prompt-ensemble features of the classes of a task, by the text tower as it is now.
+
+    In a union of tasks each class has the templates of its own task.
+    """
+    parts = task.parts or (task,)
+    return torch.cat([clip.class_features(part.class_names, part.templates) for part in parts])
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import Formatter
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+LabelSpaceName = Literal["task", "seen", "odcl", "all"]
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One data set to learn.
@@ -34,6 +37,8 @@ class Task:
         class_names: words of the classes; label `i` means `class_names[i]`.
         templates: prompts with one "{}" each; training uses the first, tests the whole ensemble.
         train, validation, test: labelled images; validation may be empty.
+        parts: of a union of tasks (see `label_space.py`), the tasks whose classes these are, in order,
+            each with its own templates; else empty.
 
     Raises:
         UserError: no class, a template without exactly one "{}", a label without a class.
@@ -45,6 +50,7 @@ class Task:
     train: ImageData
     validation: ImageData
     test: ImageData
+    parts: "tuple[Task, ...]" = ()
 
     def __post_init__(self) -> None:
         if not self.class_names:
@@ -69,6 +75,8 @@ class Task:
 
     def prompts(self, template: int = 0) -> list[str]:
         """One text per class from template number `template`."""
+        if self.parts:
+            return [text for part in self.parts for text in part.prompts(template)]
         return [self.templates[template].format(name) for name in self.class_names]
 
     def __repr__(self) -> str:
@@ -118,11 +126,10 @@ class TaskStream:
         held_out: tasks that are tested after every task and never learned.
         reference: called when a method asks for reference data; None: there is none.
         skipped: by task, how many unreadable images were left out (see `DataLocation`).
-        label_space: what an image is classified among: "task", the classes of its own task, or
-            "seen", those of all tasks learned so far (see `class_incremental.py`).
+        label_space: which classes an image is classified among; see `label_space.py`.
 
     Raises:
-        UserError: no task, or two tasks of one name.
+        UserError: no task, two tasks of one name, or "odcl" for a single task.
     """
 
     id: str
@@ -131,7 +138,7 @@ class TaskStream:
     held_out: tuple[Task, ...] = ()
     reference: Callable[[], Reference] | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
-    label_space: Literal["task", "seen"] = "task"
+    label_space: LabelSpaceName = "task"
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -140,6 +147,10 @@ class TaskStream:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UserError(f"task names must differ; stream {self.id!r} repeats {twice}; rename")
+        if self.label_space == "odcl" and len(self.tasks) == 1:
+            raise UserError(
+                f"label space 'odcl' needs at least two tasks; stream {self.id!r} has one; use 'task'"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,6 +183,16 @@ class TaskStream:
         """
         tested = (*(self[key] for key in held_out), *self.held_out)
         return replace(self, tasks=tuple(self[key] for key in keys), held_out=tested)
+
+    def with_label_space(self, label_space: str) -> "TaskStream":
+        """The same tasks, tested among other classes; see `label_space.py`.
+
+        Raises:
+            UserError: no such label space, or "odcl" for a single task.
+        """
+        if label_space not in get_args(LabelSpaceName):
+            raise unknown_name("label space", label_space, get_args(LabelSpaceName))
+        return replace(self, label_space=label_space)
 
     def few_shot(self, k: int, seed: int = 0) -> "TaskStream":
         """Keep `k` random training and `min(k, 4)` validation images per class; tests stay whole.

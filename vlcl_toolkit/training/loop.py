@@ -20,6 +20,7 @@ from vlcl_toolkit.probes import ProbeConfig
 from vlcl_toolkit.probes.recorder import Recorder, recorded
 from vlcl_toolkit.seeds import derive_seed, generator, seed_everything
 from vlcl_toolkit.streams.base import Task, TaskStream
+from vlcl_toolkit.streams.label_space import shared_class_names
 from vlcl_toolkit.training.devices import Devices
 from vlcl_toolkit.training.events import DelayedInterrupt, DoneEvent, Event, ProgressBar, StopRun
 from vlcl_toolkit.training.execution import Execution
@@ -187,7 +188,16 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
         "device": clip.device.type,
         "precision": clip.precision,
         "versions": library_versions(),
-    } | ({"skipped_images": dict(stream.skipped)} if stream.skipped else {})
+        **({"skipped_images": dict(stream.skipped)} if stream.skipped else {}),
+        **_without_task_identity(method, stream),
+    }
+
+
+def _without_task_identity(method: Method, stream: TaskStream) -> dict[str, Any]:
+    if stream.label_space == "task":
+        return {}
+    shared = shared_class_names(stream)
+    return {"task_found_by": method.task_found_by, "shared_class_names": shared}
 
 
 @contextlib.contextmanager

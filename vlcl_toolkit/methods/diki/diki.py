@@ -55,6 +55,7 @@ class Diki(Method):
     """Residual prompts per task, chosen and calibrated by task Gaussians."""
 
     name = "diki"
+    task_found_by = "Gaussians over frozen image features"
     trains_all = True
     Config = PromptConfig
     config: PromptConfig

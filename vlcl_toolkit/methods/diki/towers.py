@@ -17,6 +17,8 @@ def class_prompts(task: Task, templates: str) -> list[str]:
     Args:
         templates: "first" or "all".
     """
+    if task.parts:
+        return [text for part in task.parts for text in class_prompts(part, templates)]
     chosen = task.templates if templates == "all" else task.templates[:1]
     return [text.format(name).replace("_", " ") for name in task.class_names for text in chosen]
 
@@ -55,6 +57,11 @@ class PromptedTowers:
             weights: one set of class features for each; None: one set, at weight 1.
             templates: "first", "all" (features averaged and normalised); None: as at test time.
         """
+        if task.parts:
+            of_parts = [
+                self.text_features(part, task_id, weights, templates) for part in task.parts
+            ]
+            return torch.cat(of_parts, dim=1)
         tokens = self.tokens(task, templates)
         sets = 1 if weights is None else len(weights)
         features = []

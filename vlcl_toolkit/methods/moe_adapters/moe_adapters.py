@@ -40,7 +40,7 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.base import Method
 from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.caches import FeatureCache
-from vlcl_toolkit.methods.inference import run_batch
+from vlcl_toolkit.methods.inference import class_features, run_batch
 from vlcl_toolkit.methods.moe_adapters.config import MoEAdaptersConfig
 from vlcl_toolkit.methods.moe_adapters.introspection import ExpertIntrospection
 from vlcl_toolkit.methods.moe_adapters.selector import NO_TASK, AutoSelector
@@ -65,6 +65,8 @@ class MoEAdapters(Method):
     def __init__(self, clip: Clip, config: MoEAdaptersConfig):
         super().__init__(clip, config)
         self.decision, self.eval_batch_size = config.decision, config.eval_batch_size
+        if config.selector == "autoencoder":
+            self.task_found_by = "the auto-selector's autoencoders, or none of them"
 
     # Attaching to the backbone: step 1.
 
@@ -288,7 +290,7 @@ class MoEAdapters(Method):
     def compute_head(self, task: Task, route: int) -> Float[Tensor, "classes dim"]:
         """As `text_head`, computed for every call."""
         with self.towers.routed(self._router_of(route), noise=self._noise_of(route)):
-            return self.clip.class_features(task.class_names, task.templates)
+            return class_features(self.clip, task)
 
     def _logits(self, features: Tensor, task: Task, route: int) -> Tensor:
         return self.logit_scale * features @ self.text_head(task, route).T
