@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from imitation_data import names as official_names
 from imitation_data.imagenet import imagenet, tiny_imagenet
 from imitation_data.writing import label_of
 
-from vlcl_toolkit import run
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_stream
 from vlcl_toolkit.streams import TaskStream

@@ -84,7 +84,8 @@ def compare(
         seeds: One run of each method per seed.
         orders: Task orders, each as for `vlcl run --order`; default: the stream's own.
         alone: Instead, let each method learn every task alone from the frozen CLIP.
-        out: Folder of table and figures; default: runs/<stream>/comparison[-<label space>]. The runs lie in their own folders.
+        out: Folder of table and figures; default: runs/<stream>/comparison, or
+            comparison-<label space>. The runs lie in their own folders.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
         probes: Record what happens inside the network after every task; the numbers stay the same.
         cluster: Submit every run as a job of its own: to Slurm; or "local", the same as processes here, to try it out.
