@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, object]] = {
     "weight_consolidation": SETTINGS,
     "diki": {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2},
     "prefix_tuning": {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2},
+    "rail": {"width": 40},
     "moe_adapters": {
         "experts": 4,
         "bottleneck": 5,

@@ -16,12 +16,13 @@ from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.methods.inference import run_batches
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.base import ImageData, Task
+from vlcl_toolkit.streams.data import Content
 
 LIMIT_MIB = 2048
 _SMALL = 0.01  # of the limit
 
 # An entry goes with the images it belongs to.
-Entries = WeakKeyDictionary[ImageData, Tensor]
+Entries = WeakKeyDictionary[Content, Tensor]
 # Backbone -> batch size -> features; the last digits of a feature depend on the size of its batch.
 _of_backbones: WeakKeyDictionary[Clip, dict[int, Entries]] = WeakKeyDictionary()
 
@@ -66,8 +67,8 @@ class FeatureCache:
         Args:
             again: whether this run will ask for them again; if not, only a small set is kept.
         """
-        if data in self._entries:
-            yield from self._entries[data].split(self.batch_size)
+        if data.content in self._entries:
+            yield from self._entries[data.content].split(self.batch_size)
             return
         parts: list[Tensor] | None = []
         for part in run_batches(self.encode, self.clip, data, self.batch_size):
@@ -77,12 +78,13 @@ class FeatureCache:
                 parts = [*parts, part] if fits else None
             yield part
         if parts:
-            self._entries[data] = torch.cat(parts)
+            self._entries[data.content] = torch.cat(parts)
 
     def features(self, data: ImageData, *, again: bool = True) -> Float[Tensor, "n raw"]:
         """Features of all images at once; there is at least one image."""
         parts = list(self.batches(data, again=again))
-        return self._entries[data] if data in self._entries else torch.cat(parts)
+        known = self._entries.get(data.content)
+        return torch.cat(parts) if known is None else known
 
     def _free(self) -> int:
         return self._limit - sum(features.nbytes for features in self._entries.values())

@@ -24,6 +24,7 @@ _BUILT_IN = {
     ),
     "finetune": ("zscl.finetune:Finetune", "zscl.config:FinetuneConfig"),
     "zero_shot": ("zero_shot:ZeroShot", "zero_shot:ZeroShot.Config"),
+    "rail": ("rail.rail:Rail", "rail.config:RailConfig"),
     "zscl": ("zscl.zscl:Zscl", "zscl.config:ZsclConfig"),
     "icarl": ("zscl.icarl:Icarl", "zscl.config:IcarlConfig"),
     "lwf": ("zscl.lwf:Lwf", "zscl.config:LwfConfig"),

@@ -1,5 +1,6 @@
 """Labelled images, their order in training, and batches of them."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,10 @@ from vlcl_toolkit.seeds import derive_seed, generator, local_seed
 from vlcl_toolkit.sharding import local_images
 
 
+class Content:
+    """Stands for a set of images."""
+
+
 class ImageData(Dataset):
     """Labelled uint8 images in memory.
 
@@ -27,6 +32,7 @@ class ImageData(Dataset):
     """
 
     labels: Tensor
+    _content: "Content | None" = None
 
     def __init__(self, images: Tensor, labels: Tensor):
         """Check and keep both.
@@ -71,8 +77,22 @@ class ImageData(Dataset):
         return ImageData(self.images[chosen], self.labels[chosen])
 
     def relabelled(self, labels: Int64[Tensor, " n"]) -> "ImageData":
-        """The same images with other labels."""
-        return ImageData(self.images, labels)
+        """The same images with other labels.
+
+        Raises:
+            UserError: unfit labels.
+        """
+        check_labels(labels, len(self))
+        other = copy.copy(self)
+        other.labels, other._content = labels, self.content
+        return other
+
+    @property
+    def content(self) -> "Content":
+        """What a cache of features goes by: the same object for the same images, whatever their labels."""
+        if self._content is None:
+            self._content = Content()
+        return self._content
 
 
 def check_labels(labels: Tensor, count: int) -> None:

@@ -226,10 +226,6 @@ class PictureData(ImageData):
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return PictureData(self.pictures, self.labels[chosen], self.rows[chosen])
 
-    def relabelled(self, labels: Int64[Tensor, " n"]) -> "PictureData":
-        """The same images with other labels."""
-        return PictureData(self.pictures, labels, self.rows)
-
 
 def joined(parts: Sequence[ImageData]) -> ImageData:
     """Several sets as one, one after another."""
