@@ -16,11 +16,11 @@ from vlcl_toolkit.clip.random_weights import PREFIX, load_random
 from vlcl_toolkit.clip.weights import load_weights
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import TaskStream
-from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL
+from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL, XTAIL
 
 _FOLDER = "folder:"
 _LOCATION = {"root", "cache", "skip_unreadable", "verify"}  # fields of `DataLocation`
-_BUILT_IN = ("mini", *MTIL, *CLASS_INCREMENTAL)
+_BUILT_IN = ("mini", *MTIL, *XTAIL, *CLASS_INCREMENTAL)
 _OWN: dict[str, Callable[..., TaskStream]] = {}  # what was registered
 StreamFunction = TypeVar("StreamFunction", bound=Callable[..., TaskStream])
 
@@ -137,7 +137,7 @@ def load_stream(name: str = "mini", **options: Any) -> TaskStream:
     """Load a stream by name.
 
     Args:
-        name: "mini" (embedded), "mtil", "mtil-II", "mtil-5shot", "mtil-16shot", "cifar100-10", ...
+        name: "mini" (embedded), "mtil", "mtil-II", "mtil-5shot", "mtil-16shot", "xtail-16shot", "cifar100-10", ...
             (see `stream_names`), "folder:/path" (see `folder.py`), or one of `register_stream`.
         options: of your own stream, those of its function; of full-size streams and folders:
             root: folder of the data sets; default: the environment variable VLCL_DATA.
@@ -165,6 +165,10 @@ def load_stream(name: str = "mini", **options: Any) -> TaskStream:
         from vlcl_toolkit.streams.full_size.mtil import mtil_stream
 
         return _call(mtil_stream, name, options, name)
+    if name in XTAIL:
+        from vlcl_toolkit.streams.full_size.xtail import xtail_stream
+
+        return _call(xtail_stream, name, options, name)
     if name in CLASS_INCREMENTAL:
         from vlcl_toolkit.streams.full_size.class_incremental import class_incremental_stream
 

@@ -127,6 +127,7 @@ class TaskStream:
         reference: called when a method asks for reference data; None: there is none.
         skipped: by task, how many unreadable images were left out (see `DataLocation`).
         label_space: which classes an image is classified among; see `label_space.py`.
+        merge_shared_names: whether a class name that several tasks share is one class.
 
     Raises:
         UserError: no task, two tasks of one name, or "odcl" for a single task.
@@ -139,6 +140,7 @@ class TaskStream:
     reference: Callable[[], Reference] | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
     label_space: LabelSpaceName = "task"
+    merge_shared_names: bool = False
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -184,7 +186,9 @@ class TaskStream:
         tested = (*(self[key] for key in held_out), *self.held_out)
         return replace(self, tasks=tuple(self[key] for key in keys), held_out=tested)
 
-    def with_label_space(self, label_space: str) -> "TaskStream":
+    def with_label_space(
+        self, label_space: str, *, merge_shared_names: bool = False
+    ) -> "TaskStream":
         """The same tasks, tested among other classes; see `label_space.py`.
 
         Raises:
@@ -192,7 +196,7 @@ class TaskStream:
         """
         if label_space not in get_args(LabelSpaceName):
             raise unknown_name("label space", label_space, get_args(LabelSpaceName))
-        return replace(self, label_space=label_space)
+        return replace(self, label_space=label_space, merge_shared_names=merge_shared_names)
 
     def few_shot(self, k: int, seed: int = 0) -> "TaskStream":
         """Keep `k` random training and `min(k, 4)` validation images per class; tests stay whole.

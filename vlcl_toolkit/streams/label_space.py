@@ -10,12 +10,18 @@ After K of T tasks, about an image of task j:
     "all"   the classes of the whole stream, learned or not (X-TAIL; Xu et al. 2024, "Advancing
             Cross-domain Discriminability in Continual Learning of Vision-Language Models").
 
-Each class keeps the templates of its own task. A name that several tasks share stays one class of
-each (`shared_class_names`): of equal scores the earlier task's class is the answer. Held-out tasks
-always keep their own classes.
+Each class keeps the templates of its own task. A name that several tasks share (`shared_class_names`)
+stays one class of each, and of equal scores the earlier task's class is the answer; unless the stream
+merges shared names, as CoLeCLIP's code does: then it is one class, at its first place, with the
+templates of all of its tasks (in every label space). Held-out tasks always keep their own classes.
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import torch
 
 from vlcl_toolkit.streams.base import Task, TaskStream
 from vlcl_toolkit.streams.data import ImageData
@@ -26,6 +32,8 @@ class LabelSpace:
 
     def __init__(self, stream: TaskStream):
         self.stream = stream
+        self._shared = shared_class_names(stream) if stream.merge_shared_names else []
+        self._own: dict[str, Task] = {}
         # The same objects each time, so that methods may remember what they computed.
         self._unions: dict[int, Task] = {}
         self._relabelled: dict[str, ImageData] = {}
@@ -38,25 +46,63 @@ class LabelSpace:
             learned: how many tasks have been learned.
         """
         space = self.stream.label_space
-        if space == "task" or task.name not in self.stream.names:
+        if task.name not in self.stream.names:
             return task.test, task
         position = self.stream.names.index(task.name)
-        if space == "odcl" and position >= learned:
-            return task.test, task
+        if space == "task" or (space == "odcl" and position >= learned):
+            return task.test, self._among_own(task)
         everything = space == "all" or position >= learned
         return self._among_all(position), self._union(len(self.stream) if everything else learned)
+
+    def _among_own(self, task: Task) -> Task:
+        if not set(task.class_names) & set(self._shared):
+            return task
+        if task.name not in self._own:
+            self._own[task.name] = self._merged((task,))
+        return self._own[task.name]
 
     def _among_all(self, position: int) -> ImageData:
         task = self.stream[position]
         if task.name not in self._relabelled:
-            offset = sum(len(earlier.class_names) for earlier in self.stream.tasks[:position])
-            self._relabelled[task.name] = task.test.relabelled(task.test.labels + offset)
+            before = self.stream.tasks[: position + 1]
+            names = [name for earlier in before for name in earlier.class_names]
+            if self._shared:
+                names = list(dict.fromkeys(names))
+                columns = [names.index(name) for name in task.class_names]
+            else:
+                columns = list(range(len(names) - len(task.class_names), len(names)))
+            labels = torch.tensor(columns)[task.test.labels]
+            self._relabelled[task.name] = task.test.relabelled(labels)
         return self._relabelled[task.name]
 
     def _union(self, count: int) -> Task:
         if count not in self._unions:
-            self._unions[count] = union(self.stream.tasks[:count])
+            tasks = self.stream.tasks[:count]
+            self._unions[count] = self._merged(tasks) if self._shared else union(tasks)
         return self._unions[count]
+
+    def _merged(self, tasks: Sequence[Task]) -> Task:
+        templates: dict[str, tuple[str, ...]] = {}
+        for task in tasks:
+            for name in task.class_names:
+                owners = [other for other in self.stream if name in other.class_names]
+                # CoLeCLIP's only exception: an aerial view of these two.
+                sole = [owner for owner in owners if owner.name == "EuroSAT"]
+                if name in ("forest", "river") and sole:
+                    owners = sole
+                templates.setdefault(name, tuple(t for owner in owners for t in owner.templates))
+        # Neighbours with the same templates form a part.
+        parts = [
+            replace(bare(tasks[0]), name=f"part {i}", class_names=tuple(names), templates=shared)
+            for i, (shared, names) in enumerate(groupby(templates, templates.__getitem__))
+        ]
+        return union(tuple(parts))
+
+
+def bare(task: Task) -> Task:
+    """A task without its images."""
+    nothing = task.test.subset([])
+    return replace(task, train=nothing, validation=nothing, test=nothing)
 
 
 def union(tasks: tuple[Task, ...]) -> Task:
@@ -65,9 +111,9 @@ def union(tasks: tuple[Task, ...]) -> Task:
     Its `parts` are the tasks; its templates are those of the first and serve no class.
     """
     names = tuple(name for task in tasks for name in task.class_names)
-    nothing = tasks[0].test.subset([])
-    templates = tasks[0].templates
-    return Task(f"first {len(tasks)} tasks", names, templates, nothing, nothing, nothing, tasks)
+    return replace(
+        bare(tasks[0]), name=f"union of {len(tasks)}", class_names=names, parts=tuple(tasks)
+    )
 
 
 def shared_class_names(stream: TaskStream) -> list[str]:

@@ -196,8 +196,11 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
 def _without_task_identity(method: Method, stream: TaskStream) -> dict[str, Any]:
     if stream.label_space == "task":
         return {}
-    shared = shared_class_names(stream)
-    return {"task_found_by": method.task_found_by, "shared_class_names": shared}
+    return {
+        "task_found_by": method.task_found_by,
+        "shared_class_names": shared_class_names(stream),
+        "merge_shared_names": stream.merge_shared_names,
+    }
 
 
 @contextlib.contextmanager

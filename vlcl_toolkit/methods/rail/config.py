@@ -20,8 +20,8 @@ class RailConfig(Settings):
     ridge: Factor = 0.1
     """Primal: added to the diagonal of the Gram matrix."""
     relative_ridge: Factor | None = None
-    """Primal: the ridge over the mean squared norm of a lifted feature, width / (6 dim), in place of `ridge`, so that it
-    means the same at every width; the official settings come to 0.0205."""
+    """Primal: the ridge over the mean squared norm of a lifted feature, width / (6 dim), in place of
+    `ridge`, so that it means the same at every width; the official settings come to 0.0205."""
     gamma: Factor = 0.1
     """Dual: of the kernel exp(-gamma |a - b|^2)."""
     dual_ridge: Factor = 0.001

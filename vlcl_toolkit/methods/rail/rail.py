@@ -64,9 +64,13 @@ class Rail(Method):
         """Note the tasks.
 
         Raises:
-            UserError: too many images for the dual form.
+            UserError: too many images for the dual form, or a stream that merges class names.
         """
         self.stream = stream
+        if stream.merge_shared_names:
+            raise UserError(
+                "rail has a column for each class of each task; use a stream that does not merge shared names"
+            )
         images = sum(len(task.train) for task in stream)
         if self.config.form == "dual" and images > self.config.max_images:
             gib = 16 * images**2 / 2**30
@@ -120,9 +124,7 @@ class Rail(Method):
         nothing = torch.empty(0, dtype=torch.int64)
         return torch.cat([nothing, *(self.scores(part, task).argmax(1).cpu() for part in parts)])
 
-    def scores(
-        self, features: Float[Tensor, "b dim"], task: Task
-    ) -> Float[Tensor, "b classes"]:
+    def scores(self, features: Float[Tensor, "b dim"], task: Task) -> Float[Tensor, "b classes"]:
         """Step 4 of unit-norm features of the frozen CLIP."""
         zero_shot = self.zero_shot_probabilities(features, task)
         columns = self.columns(task).to(zero_shot.device)

@@ -38,6 +38,13 @@ MTIL = {
     ),  # DIKI: eight sets, 4 to validate
 }
 
+XTAIL = {
+    "xtail-16shot": MtilVariant("xtail", shots=16, split="coop"),
+    "xtail-II-16shot": MtilVariant("xtail-II", shots=16, split="coop"),
+    "xtail": MtilVariant("xtail", split="coop"),
+    "xtail-II": MtilVariant("xtail-II", split="coop"),
+}
+
 
 @dataclass(frozen=True)
 class ClassIncrementalVariant:
