@@ -13,8 +13,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from vlcl_toolkit.clip.model import Clip
-from vlcl_toolkit.methods.inference import run_batches
+from vlcl_toolkit.methods.inference import predicted_labels, run_batches
 from vlcl_toolkit.seeds import derive_seed
+from vlcl_toolkit.sharding import process_group
 from vlcl_toolkit.streams.base import ImageData, Task
 from vlcl_toolkit.streams.data import Content
 
@@ -85,6 +86,23 @@ class FeatureCache:
         parts = list(self.batches(data, again=again))
         known = self._entries.get(data.content)
         return torch.cat(parts) if known is None else known
+
+    def predicted_labels(
+        self, data: ImageData, logits: Callable[[Tensor], Tensor], *, again: bool = True
+    ) -> Int64[Tensor, " n"]:
+        """Index of each image's largest logit, on the CPU; several ranks of a run share the batches.
+
+        Args:
+            logits: features of a batch -> logits.
+            again: as in `batches`.
+        """
+        if process_group().world_size > 1 and data.content not in self._entries:
+            return predicted_labels(
+                lambda images: logits(self.encode(images)), self.clip, data, self.batch_size
+            )
+        parts = self.batches(data, again=again) if len(data) else ()
+        nothing = torch.empty(0, dtype=torch.int64)
+        return torch.cat([nothing, *(logits(part).argmax(dim=1).cpu() for part in parts)])
 
     def _free(self) -> int:
         return self._limit - sum(features.nbytes for features in self._entries.values())

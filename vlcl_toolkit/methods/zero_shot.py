@@ -12,12 +12,13 @@ Nothing is trained, so the class vectors of a task are computed once.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vlcl_toolkit.methods.base import Method
+from vlcl_toolkit.methods.caches import FeatureCache
 from vlcl_toolkit.methods.registry import register
-from vlcl_toolkit.streams.base import Task
+from vlcl_toolkit.streams.base import ImageData, Task
 
 
 @register
@@ -34,3 +35,11 @@ class ZeroShot(Method):
     def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:
         """Steps 1 and 2."""
         return self.clip.logits(self.clip.encode_image(images), self.class_features(task))
+
+    @torch.no_grad()
+    def classify(self, data: ImageData, task: Task) -> Int64[Tensor, " n"]:
+        """As `predict`, on features that other runs of this process may have computed."""
+        frozen = FeatureCache.of_backbone(self.clip, batch_size=self.eval_batch_size)
+        return frozen.predicted_labels(
+            data, lambda part: self.clip.logits(part, self.class_features(task)), again=False
+        )

@@ -120,9 +120,7 @@ class Rail(Method):
     @torch.no_grad()
     def classify(self, data: ImageData, task: Task) -> Int64[Tensor, " n"]:
         """As `predict`, on features that are computed once per process."""
-        parts = self.frozen.batches(data) if len(data) else ()
-        nothing = torch.empty(0, dtype=torch.int64)
-        return torch.cat([nothing, *(self.scores(part, task).argmax(1).cpu() for part in parts)])
+        return self.frozen.predicted_labels(data, lambda part: self.scores(part, task))
 
     def scores(self, features: Float[Tensor, "b dim"], task: Task) -> Float[Tensor, "b classes"]:
         """Step 4 of unit-norm features of the frozen CLIP."""
@@ -141,9 +139,11 @@ class Rail(Method):
         self, features: Float[Tensor, "b dim"], task: Task
     ) -> Float[Tensor, "b classes"]:
         """p, over the classes of `task`."""
-        scale = self.config.zero_shot_scale or self.clip.logit_scale
-        cosine = features.float() @ self.class_features(task).float().T
-        return (scale * cosine).softmax(dim=1)
+        features, texts = features.float(), self.class_features(task).float()
+        scale = self.config.zero_shot_scale
+        if scale is None:
+            return self.clip.logits(features, texts).softmax(dim=1)
+        return (scale * (features @ texts.T)).softmax(dim=1)
 
     def columns(self, task: Task) -> Int64[Tensor, " classes"]:
         """Column of each class of `task` in the regression, -1 where it was not learned."""
