@@ -1,5 +1,6 @@
 """The backbone: loading, encoding, transforms, errors."""
 
+import copy
 import json
 
 import open_clip
@@ -101,6 +102,19 @@ def test_weights_hash_tells_weights_apart(clip):
     with torch.no_grad():
         clip.model.visual.proj[0, 0] += 1e-3
     assert hash_weights(clip.model) != clip.weights_sha256
+
+
+def test_it_knows_whether_its_weights_are_its_own(clip):
+    copied = copy.deepcopy(clip)
+    assert clip.has_own_weights()
+    assert copied.has_own_weights()
+    with torch.no_grad():
+        copied.model.visual.proj[0, 0] += 1
+    assert clip.has_own_weights()
+    assert not copied.has_own_weights()
+    with torch.no_grad():
+        copied.model.visual.proj.copy_(clip.model.visual.proj)
+    assert copied.has_own_weights()
 
 
 # Transforms

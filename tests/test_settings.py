@@ -171,7 +171,7 @@ def test_a_wrong_default_is_found():
 def test_no_module_of_settings_needs_torch():
     folder = Path(__file__).parents[1] / "vlcl_toolkit"
     files = [*folder.glob("methods/*/config.py"), folder / "settings.py"]
-    assert len(files) == 4
+    assert len(files) > 4
     for path in [*files, folder / "training" / "execution.py"]:
         found = re.findall(
             r"^\s*(?:from|import) (torch|open_clip|jaxtyping)", path.read_text(), re.M

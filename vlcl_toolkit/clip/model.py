@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from vlcl_toolkit.clip.transforms import ImageTransform
-from vlcl_toolkit.clip.weights import hash_weights
+from vlcl_toolkit.clip.weights import hash_tensors
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.sharding import (
     is_sharded,
@@ -112,13 +112,22 @@ class Clip:
         std = getattr(visual, "image_std", open_clip.OPENAI_DATASET_STD)
         self.train_transform = ImageTransform(self.image_size, mean, std, augment=True)
         self.eval_transform = ImageTransform(self.image_size, mean, std, augment=False)
-        self.weights_sha256 = hash_weights(model)
+        self._weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+        self._versions = [tensor._version for tensor in self._weights.values()]
+        self.weights_sha256 = hash_tensors(self._weights)
         self.holder: str | None = None
         self._scale: tuple[tuple[int, int], float] = (0, -1), 0.0
 
     def __repr__(self) -> str:
         weights = f"{self.pretrained} {self.weights_sha256[:12]}".strip()
         return f"Clip({self.name}, {weights}, {self.device}, {self.precision})"
+
+    def has_own_weights(self) -> bool:
+        """Whether the weights are those it was made with; computed only after they were written to."""
+        versions = [tensor._version for tensor in self._weights.values()]
+        if versions != self._versions and hash_tensors(self._weights) == self.weights_sha256:
+            self._versions = versions
+        return versions == self._versions
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Context in which the towers run in this model's precision (weights stay float32)."""

@@ -58,8 +58,13 @@ class FeatureCache:
     def of_backbone(
         cls, clip: Clip, limit_mib: int = LIMIT_MIB, *, batch_size: int = 128
     ) -> "FeatureCache":
-        """Unit-norm image features of the plain backbone; they serve the other runs of this process, too."""
-        entries = _of_backbones.setdefault(clip, {}).setdefault(batch_size, WeakKeyDictionary())
+        """Unit-norm image features of the plain backbone; they serve the other runs of this process, too.
+
+        Where the weights are no longer those the backbone was made with, nothing is shared.
+        """
+        entries: Entries = WeakKeyDictionary()
+        if clip.has_own_weights():
+            entries = _of_backbones.setdefault(clip, {}).setdefault(batch_size, entries)
         return cls(clip, clip.encode_image, limit_mib, batch_size=batch_size, entries=entries)
 
     def batches(self, data: ImageData, *, again: bool = True) -> Iterator[Float[Tensor, "b raw"]]:

@@ -46,6 +46,7 @@ _METHODS = {
     "zscl": ("#332288", "X"),
     "moe_adapters": ("#44AA99", "p"),
     "diki": ("#117733", "*"),
+    "rail": ("#7F00FF", "h"),
 }
 
 STYLE: Any = {
