@@ -90,5 +90,6 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name, value in sorted(tensors.items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        content: Any = value.reshape(-1).view(torch.uint8).numpy()
+        digest.update(content)
     return digest.hexdigest()

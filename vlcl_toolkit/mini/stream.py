@@ -48,7 +48,9 @@ def make_task(domain: Domain) -> Task:
     splits = (
         _digits() if render is None else {part: _rendered(domain, render, part) for part in SIZES}
     )
-    return Task(domain.name, domain.class_names, domain.templates, **splits)
+    return Task(
+        domain.name, domain.class_names, domain.templates, *(splits[part] for part in SIZES)
+    )
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import Formatter
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import UInt8
@@ -50,7 +50,7 @@ class Task:
     train: ImageData
     validation: ImageData
     test: ImageData
-    parts: "tuple[Task, ...]" = ()
+    parts: "tuple[Task, ...]" = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.class_names:
@@ -196,7 +196,8 @@ class TaskStream:
         """
         if label_space not in get_args(LabelSpaceName):
             raise unknown_name("label space", label_space, get_args(LabelSpaceName))
-        return replace(self, label_space=label_space, merge_shared_names=merge_shared_names)
+        name = cast(LabelSpaceName, label_space)
+        return replace(self, label_space=name, merge_shared_names=merge_shared_names)
 
     def few_shot(self, k: int, seed: int = 0) -> "TaskStream":
         """Keep `k` random training and `min(k, 4)` validation images per class; tests stay whole.
