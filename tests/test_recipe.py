@@ -67,6 +67,10 @@ def test_papers_are_reproduced_on_their_own_terms():
     assert (tiny.batch_size, tiny.experts, tiny.selector) == (64, 2, "none")
     assert find_recipe("imagenet100-10/zscl").config().learning_rate == 7e-6
     assert find_recipe("imagenet1000-10/zscl").config().batch_size == 128
+    dual = find_recipe("xtail-order-I/rail_dual")
+    assert (dual.method, dual.stream, dual.config().form) == ("rail", "xtail-16shot", "dual")
+    odcl = find_recipe("odcl-order-I/moe_adapters")
+    assert (odcl.stream, odcl.label_space, odcl.merge_shared_names) == ("mtil", "odcl", True)
 
 
 def test_training_images_are_the_published_ones():
@@ -151,6 +155,25 @@ def test_a_dry_run_needs_imitations_alone(data, tmp_path):
     assert config["backbone"]["name"] == DRY_RUN_BACKBONE
     assert config["method_config"]["iterations"] == 2
     assert "unverified" in config["split_id"]
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "classes"),
+    [
+        ("xtail-order-I/rail", "all", "of all tasks of the stream"),
+        ("odcl-order-I/zero_shot", "odcl", "of all tasks so far"),
+    ],
+)
+def test_runs_that_are_not_told_the_task(name, space, classes, data, tmp_path, capsys):
+    command = ["recipe", name, "--data", str(data), "--dry-run", "--stop-after", "1"]
+    assert main([*command, "--out", str(tmp_path / "dry")]) == 0
+    config = RunResult.load(tmp_path / "dry").config
+    assert config["label_space"] == space
+    assert config["merge_shared_names"] == (space == "odcl")
+    assert (
+        f"label space '{space}': an image is classified among the classes {classes}"
+        in capsys.readouterr().out
+    )
 
 
 def test_interrupted_and_whole_runs_end_in_the_same_bytes(data, tmp_path):

@@ -17,6 +17,7 @@ from vlcl_toolkit.experiments.published_results import (
     published_results,
 )
 from vlcl_toolkit.experiments.published_runs import Recipe, recipes, training_steps
+from vlcl_toolkit.streams.label_space import LABEL_SPACES
 from vlcl_toolkit.training.metrics import class_incremental_scores, metric_vectors
 from vlcl_toolkit.training.results import RunResult
 
@@ -146,7 +147,10 @@ def caveats(result: RunResult, recipe: Recipe) -> list[str]:
             f"({recipe.pretrained})"
         )
     found += _changed_settings(result, recipe)
-    found.append(_label_space(config["label_space"]))
+    space = config["label_space"]
+    found.append(f"label space {space!r}: an image is classified among {LABEL_SPACES[space]}")
+    others = {entry.label_space for entry in entries} - {space}
+    found += [f"published for label space {other!r}" for other in sorted(others)]
     if config["split_id"].startswith("mtil"):
         found += _split_text(config["split_id"].split("-")[1], entries)
     if config["decision"] != "sample":
@@ -170,12 +174,6 @@ def _changed_settings(result: RunResult, recipe: Recipe) -> list[str]:
     paper, own = json.loads(json.dumps(asdict(recipe.config()))), result.config["method_config"]
     changed = [f"{name}={own.get(name)!r}" for name in paper if own.get(name) != paper[name]]
     return [f"settings differ from the paper's: {', '.join(changed)}"] if changed else []
-
-
-def _label_space(label_space: str) -> str:
-    if label_space == "task":
-        return "label space 'task': an image is classified among the classes of its own data set"
-    return "label space 'seen': an image is classified among the classes of all tasks so far"
 
 
 def _split_text(split: str, entries: list[Published]) -> list[str]:

@@ -24,6 +24,7 @@ Imports = Annotated[
     tyro.conf.arg(name="import", metavar="MODULE|FILE"),
     tyro.conf.UseAppendAction,
 ]
+LabelSpaceOption = Literal["task", "seen", "odcl", "all"] | None
 KeyValues = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
 
 
@@ -102,7 +103,7 @@ class Sources:
     """Name of the stream: mini, mtil, mtil-II, mtil-5shot, mtil-16shot, cifar100-10, ..., folder:/path, or your own."""
     imports: Imports = ()
     """A module or a .py file with methods and streams of your own; several: --import a.py --import b.py."""
-    label_space: Literal["task", "seen", "odcl", "all"] | None = None
+    label_space: LabelSpaceOption = None
     """Classes that a test image is classified among: those of its own task (task), of all tasks learned so far (seen),
     the same but for tasks still to come their own (odcl), or of the whole stream (all); default: the stream's own."""
     backbone: Backbone = EMBEDDED

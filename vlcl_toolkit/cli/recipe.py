@@ -15,6 +15,7 @@ from vlcl_toolkit.cli.options import (
     BackboneOptions,
     Data,
     Imports,
+    LabelSpaceOption,
     Run,
     import_all,
     read_settings,
@@ -53,6 +54,7 @@ def recipe(
     backbone: Annotated[RecipeBackbone, tyro.conf.arg(name="")] = AS_RECIPE,
     files: Data = AS_PUBLISHED,
     imports: Imports = (),
+    label_space: LabelSpaceOption = None,
     list: bool = False,
     stop_after: int | None = None,
     dry_run: bool = False,
@@ -65,6 +67,7 @@ def recipe(
     Args:
         name: Protocol and method, e.g. mtil-order-I/diki; --list shows them all.
         list: Show all recipes: training steps, published result, published cost.
+        label_space: Among which classes a test image is classified instead: see `vlcl run --help`.
         imports: A module or a .py file to import before, e.g. one that replaces a part of a method.
         stop_after: Stop after this many tasks; the same command without it goes on.
         dry_run: All of it in minutes, on imitations of the data sets (--data): random weights, a few steps per task,
@@ -87,6 +90,8 @@ def recipe(
         files = replace(files, unverified=True)
     chosen.config(settings)  # before eleven data sets are read
     stream, own = reproduce.recipe_stream(chosen, **files.options()), backbone.of(chosen)
+    if label_space is not None:
+        stream = stream.with_label_space(label_space, merge_shared_names=chosen.merge_shared_names)
     result = reproduce.run_recipe(
         chosen,
         stream=stream,

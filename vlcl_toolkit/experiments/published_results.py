@@ -22,10 +22,10 @@ class Published:
 
     Attributes:
         protocol, method: the two parts of a recipe's name.
-        source: where the numbers stand. `verified`: read or recomputed from a repository of the
-            method's authors; False: quoted by others, as the source says.
+        source: where the numbers stand. `verified`: read in the paper, or read or recomputed from
+            a repository, of the method's authors; False: quoted by others, as the source says.
         scores: "transfer", "average", "last"; nan where not published.
-        label_space: "task" or "seen". `split`: "zscl", "coop", "unclear"; None: the benchmark has one.
+        label_space: see `streams/label_space.py`. `split`: "zscl", "coop", "unclear"; None: the benchmark has one.
         stages: class-incremental, accuracy over the classes seen so far after each task.
         cost: "gpu_hours", "peak_gpu_gb", "trained_parameters", "source"; empty where not published.
     """

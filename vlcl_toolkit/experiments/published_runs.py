@@ -13,7 +13,7 @@ import yaml
 
 from vlcl_toolkit.errors import unknown_name
 from vlcl_toolkit.methods.presets import choose_settings
-from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL, facts
+from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL, XTAIL, facts
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Recipe:
         protocol, variant: the two parts of its name.
         title: the protocol in words.
         stream: name for `load_stream`. `split`: split of MTIL; None: that of the stream.
+        label_space, merge_shared_names: for `with_label_space`; None: those of the stream.
         method: name of the method. `settings`: what differs from the preset.
         backbone, pretrained: for `load_clip`.
         reference: "imagenet", "tinyimagenet", or a folder below the data folder; None: not needed.
@@ -39,6 +40,8 @@ class Recipe:
     backbone: str
     pretrained: str
     split: str | None = None
+    label_space: str | None = None
+    merge_shared_names: bool = False
     settings: Mapping[str, Any] | None = None
     reference: str | None = None
     captions: bool = False
@@ -59,22 +62,24 @@ class Recipe:
         return choose_settings(self.method, self.backbone, self.stream, own)[0]
 
 
+_OF_PROTOCOLS = ("title", "stream", "label_space", "merge_shared_names")
+
+
 @lru_cache(maxsize=1)
 def recipes() -> dict[str, Recipe]:
     """All of them by name, in the order of the files."""
     found: dict[str, Recipe] = {}
-    for file in ("mtil", "class_incremental"):
+    for file in ("mtil", "task_agnostic", "class_incremental"):
         path = Path(__file__).parent / "published" / f"{file}.yaml"
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         for protocol, facts_of in content["protocols"].items():
             for variant in facts_of["methods"]:
                 own = {"method": variant} | content["methods"].get(variant, {})
                 caveats = [content, facts_of, own]
+                own |= {name: facts_of[name] for name in _OF_PROTOCOLS if name in facts_of}
                 recipe = Recipe(
                     protocol=protocol,
                     variant=variant,
-                    title=facts_of["title"],
-                    stream=facts_of["stream"],
                     backbone=content["backbone"],
                     pretrained=content["pretrained"],
                     **own
@@ -100,8 +105,8 @@ def training_images(recipe: Recipe) -> list[int] | None:
 
     Class-incremental: equal parts of the whole set, which is true of CIFAR-100 and Tiny-ImageNet.
     """
-    if recipe.stream in MTIL:
-        variant, known = MTIL[recipe.stream], facts("mtil")
+    if recipe.stream in MTIL or recipe.stream in XTAIL:
+        variant, known = (MTIL | XTAIL)[recipe.stream], facts("mtil")
         split, sets = recipe.split or variant.split, known["data_sets"]
         order = known["orders"][variant.order]
         classes = "coop_classes" if split == "coop" else "classes"
@@ -122,7 +127,7 @@ def training_steps(recipe: Recipe, changes: Mapping[str, Any] | None = None) -> 
 
     What a method computes before its training steps (Gaussians, autoencoders) is not counted.
     """
-    if recipe.method == "zero_shot":
+    if recipe.method in ("zero_shot", "rail"):
         return 0
     config, images = recipe.config(changes), training_images(recipe)
     if images is None:

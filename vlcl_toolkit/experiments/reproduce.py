@@ -25,6 +25,7 @@ DRY_RUN_BACKBONE = "random:ViT-B-16-quickgelu:depth=2,width=64,pixels=32,dim=32"
 DRY_RUN_SETTINGS: dict[str, dict[str, Any]] = {
     "diki": {"epochs": 1, "batch_size": 256, "shrinkage": "auto"},
     "prefix_tuning": {"epochs": 1, "batch_size": 256, "shrinkage": "auto"},
+    "rail": {"width": 100},
     "moe_adapters": {
         "iterations": 2,
         "warmup": 1,
@@ -61,7 +62,10 @@ def recipe_stream(recipe: Recipe, **options: Any) -> TaskStream:
         reference = _own_reference(recipe, options)
     if reference not in (None, "none"):
         options["reference"] = reference
-    return load_stream(recipe.stream, **options)
+    stream = load_stream(recipe.stream, **options)
+    if recipe.label_space is None:
+        return stream
+    return stream.with_label_space(recipe.label_space, merge_shared_names=recipe.merge_shared_names)
 
 
 def _own_reference(recipe: Recipe, options: Mapping[str, Any]) -> str:

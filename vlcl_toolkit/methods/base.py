@@ -217,6 +217,8 @@ class Method(ABC):
 
     def class_features(self, task: Task) -> Float[Tensor, "classes dim"]:
         """Prompt-ensemble features of the task's classes, computed once until weights change."""
+        if task.parts:
+            return torch.cat([self.class_features(part) for part in task.parts])
         if task not in self._class_features:
             with torch.no_grad():
                 self._class_features[task] = class_features(self.clip, task)

@@ -26,6 +26,14 @@ import torch
 from vlcl_toolkit.streams.base import Task, TaskStream
 from vlcl_toolkit.streams.data import ImageData
 
+LABEL_SPACES = {
+    "task": "the classes of its own data set",
+    "seen": "the classes of all tasks so far",
+    "odcl": "the classes of all tasks so far, before its task is learned those of its own data set",
+    "all": "the classes of all tasks of the stream, learned or not",
+}
+"""Label space -> among what an image is classified, in words."""
+
 
 class LabelSpace:
     """What is asked about the test images of each task of a stream."""

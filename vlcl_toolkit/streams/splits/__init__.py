@@ -36,6 +36,7 @@ MTIL = {
     "mtil-16shot": MtilVariant(
         "16-shot", shots=16, split="coop"
     ),  # DIKI: eight sets, 4 to validate
+    "mtil-16shot-eleven": MtilVariant(shots=16, split="coop"),  # DPW: all of them
 }
 
 XTAIL = {
