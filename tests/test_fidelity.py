@@ -148,8 +148,8 @@ def test_every_method_has_its_tables():
     for document in METHODS:
         rows = [row for row in ROWS if row.document == document]
         assert len(rows) > 20, document
-        assert sum(bool(row.named("Proved by")) for row in rows) > 25, document
-        assert sum(bool(row.named("Switch")) for row in rows) > 10, document
+        assert sum(bool(row.named("Proved by")) for row in rows) > 0.7 * len(rows), document
+        assert sum(bool(row.named("Switch")) for row in rows) > 5, document
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
