@@ -34,6 +34,7 @@ from vlcl_toolkit.analysis.predictions import (
     flips,
 )
 from vlcl_toolkit.analysis.routing import expert_overlap, expert_use, freezing_protects
+from vlcl_toolkit.analysis.task_identity import closed_form_accuracy, with_and_without_identity
 from vlcl_toolkit.analysis.zero_shot import (
     chance,
     forgotten_tasks,
@@ -47,6 +48,7 @@ __all__ = [
     "calibration",
     "chance",
     "class_separation",
+    "closed_form_accuracy",
     "confusion",
     "confusion_drift",
     "drift_by_block",
@@ -76,4 +78,5 @@ __all__ = [
     "threshold_sweep",
     "unseen_accuracy",
     "weight_path",
+    "with_and_without_identity",
 ]

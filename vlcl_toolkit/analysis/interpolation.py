@@ -44,7 +44,7 @@ def weight_path(
     Raises:
         UserError: another backbone, no checkpoint, or a method that leaves CLIP's weights as they are.
     """
-    state = _trained_state(result, clip)
+    state = trained_state(result, clip)
     frozen = dict(clip.model.named_parameters())
     trained = {name: state[name] for name in frozen if name in state}
     if not trained:
@@ -92,7 +92,7 @@ def prompt_strength(
     Raises:
         UserError: another backbone, no checkpoint, or a method without prompts.
     """
-    state = _trained_state(result, clip)
+    state = trained_state(result, clip)
     method = make_method(result.method, clip, result.config["method_config"])
     if not isinstance(method, Diki):
         raise UserError(f"{result.method} has no prompts to weigh; choose diki or prefix_tuning")
@@ -116,7 +116,7 @@ def prompt_strength(
     return pd.DataFrame(rows)
 
 
-def _trained_state(result: RunResult, clip: Clip) -> dict[str, torch.Tensor]:
+def trained_state(result: RunResult, clip: Clip) -> dict[str, torch.Tensor]:
     """The method's state at the end of a run of this backbone."""
     there = result.config["backbone"]["weights_sha256"]
     if there != clip.weights_sha256:

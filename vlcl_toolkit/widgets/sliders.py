@@ -10,8 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vlcl_toolkit.analysis import closed_form_accuracy
+from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.plotting import new_figure, weight_path_curves
+from vlcl_toolkit.plotting import accuracy_matrix, new_figure, weight_path_curves
+from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.widgets.view import View
 
 
@@ -154,3 +157,42 @@ def weight_path_slider(path: pd.DataFrame) -> FigureSliders:
     alphas = sorted(path["alpha"].unique().tolist())
     labels = {"alpha": "Alpha (weight of the trained model)"}
     return FigureSliders(render, {"alpha": alphas}, start={"alpha": alphas[-1]}, labels=labels)
+
+
+def regression_sliders(
+    stream: TaskStream,
+    clip: Clip,
+    *,
+    widths: Sequence[int] = (50, 250, 500, 1000, 2000),
+    ridges: Sequence[float | int] = (0.0002, 0.002, 0.0205, 0.2, 2.0, 20.0),
+    fusions: Sequence[float | int] = (0.0, 0.2, 0.5, 0.8, 1.0),
+) -> FigureSliders:
+    """Sliders of RAIL and of the label space, above its accuracy matrix, learned again at every move.
+
+    Args:
+        stream: tasks in their order.
+        clip: the frozen CLIP; features of its images are computed once.
+        widths, ridges, fusions: values of `width`, `relative_ridge` and `fusion`; see `RailConfig`.
+    """
+
+    def render(label_space: str, width: int, ridge: float | int, fusion: float | int) -> Figure:
+        settings = {"width": width, "relative_ridge": ridge, "fusion": fusion}
+        chosen = stream.with_label_space(label_space)
+        table = closed_form_accuracy(chosen, clip, settings)
+        figure, ax = new_figure(width=9, height=4.6)
+        accuracy_matrix(table, ax)
+        ax.set_title(f"RAIL: {table.iloc[-1].mean():.1f} % at the end")
+        return figure
+
+    spaces = ["task", "all"] if len(stream) == 1 else ["task", "odcl", "all"]
+    values: dict[str, Sequence[Any]] = {
+        "label_space": spaces,
+        "width": widths,
+        "ridge": ridges,
+        "fusion": fusions,
+    }
+    labels = {"label_space": "Label space", "ridge": "Relative ridge"}
+    labels |= {"width": "Width", "fusion": "Fusion"}
+    papers = {"label_space": "all", "width": 500, "ridge": 0.0205, "fusion": 0.8}
+    start = {name: value for name, value in papers.items() if value in values[name]}
+    return FigureSliders(render, values, start=start, labels=labels)
