@@ -24,7 +24,7 @@ QUICK = {"iterations": 4, "warmup": 1}
 def test_presets_fit_their_methods(path):
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     included = settings.pop("include", None)
-    assert settings
+    assert settings or included
     for name, config in settings.items():
         before = preset_settings(name, FULL_SIZE, included) if included else {}
         changed = make_config(name, before | config)

@@ -39,7 +39,7 @@ CONFIGS = {
 """Settings with which every method learns the tiny stream in moments."""
 
 
-def record(method: str, folder: Path, **options: object) -> RunResult:
+def record(method: str, folder: Path | None, **options: object) -> RunResult:
     """A tiny run with probes."""
     options = {"probes": True, "progress": False} | options
     return run(method, tiny_stream(), tiny_clip(), config=CONFIGS[method], out=folder, **options)
@@ -151,17 +151,26 @@ def test_prompts_take_attention_from_tokens_only_when_prepended(tmp_path: Path):
     assert set(diki.loc[diki["tower"] == "text", "block"]) == {1}
 
 
-def test_a_finished_run_without_probes_is_made_again(tmp_path: Path):
-    record("finetune", tmp_path, probes=False)
-    before = (tmp_path / "accuracy.csv").read_bytes()
-    result = record("finetune", tmp_path)
-    assert result.probes.stages == [0, 1, 2]
-    assert (tmp_path / "accuracy.csv").read_bytes() == before
-    stamp = (tmp_path / "result.json").stat().st_mtime_ns
-    record("finetune", tmp_path)
-    assert (tmp_path / "result.json").stat().st_mtime_ns == stamp  # now it is only read
-    few = record("finetune", tmp_path, probes=ProbeConfig(images_per_domain=4))
-    assert few.probes.labels("pets").shape == (4,)
+def test_probes_never_cost_what_is_there_already(tmp_path: Path, monkeypatch):
+    def content(folder: Path) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+
+    few = ProbeConfig(images_per_domain=4)
+    finished = record("finetune", tmp_path / "run", probes=False).folder
+    before = content(finished)
+    for probes in (True, few):
+        with pytest.raises(UserError, match="holds a run without these probes"):
+            record("finetune", finished, probes=probes)
+    assert content(finished) == before
+    monkeypatch.chdir(tmp_path)  # without a folder of the user's they get one of their own
+    plain, first, second = (record("finetune", None, probes=p) for p in (False, True, few))
+    assert len({plain.folder, first.folder, second.folder}) == 3
+    assert first.probes.stages == second.probes.stages == [0, 1, 2]
+    assert second.probes.labels("pets").shape == (4,)
+    assert first.accuracy.equals(plain.accuracy)
+    stamp = (first.folder / "result.json").stat().st_mtime_ns
+    assert record("finetune", None).folder == first.folder
+    assert (first.folder / "result.json").stat().st_mtime_ns == stamp  # it is only read
 
 
 def test_an_interrupted_run_shows_what_it_has(tmp_path: Path):
@@ -221,7 +230,9 @@ def test_lost_files_stop_a_resumed_run(tmp_path: Path):
     with pytest.raises(UserError, match=r"weights_01.*vlcl run --probes --out"):
         record("finetune", tmp_path)
     shutil.rmtree(tmp_path / "probes")
-    assert record("finetune", tmp_path).probes.stages == [0, 1, 2]
+    with pytest.raises(UserError, match="files are missing"):
+        record("finetune", tmp_path)
+    assert (tmp_path / "checkpoints").is_dir()
 
 
 # Measures with known answers.

@@ -1,5 +1,7 @@
 """Settings: how much a run records."""
 
+from dataclasses import asdict
+
 import torch
 from jaxtyping import Int64
 from pydantic.dataclasses import dataclass
@@ -19,6 +21,11 @@ class ProbeConfig(Settings):
     """How far the activations of every block drifted."""
     route_logits: bool = True
     """Logits under every route, for methods that choose one."""
+
+    @property
+    def folder_suffix(self) -> str:
+        """Tells the default folders of runs with different probes apart."""
+        return "-".join(["probes", *(str(int(value)) for value in asdict(self).values())])
 
 
 def probe_images(task: Task, count: int) -> ImageData:

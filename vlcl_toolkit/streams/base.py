@@ -12,6 +12,7 @@ from torch import Tensor
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.data import ImageData, batches, few_shot_indices, load_batch
+from vlcl_toolkit.streams.pictures import data_fingerprint
 
 __all__ = [
     "ImageData",
@@ -105,6 +106,11 @@ class Reference:
     images: UInt8[Tensor, "n 3 h w"] | ImageData
     sentences: tuple[str, ...]
     class_names: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Hexadecimal hash that changes when images (of files: name, size, time) or texts do."""
+        texts = "\n".join((*self.sentences, "", *self.class_names))
+        return f"{derive_seed(texts, data_fingerprint((self.unlabelled,))):016x}"
 
     @property
     def unlabelled(self) -> ImageData:

@@ -151,14 +151,7 @@ class JoinedPictures(Pictures):
 
     def fingerprint(self) -> str:
         """Of the parts."""
-        digest = hashlib.sha256()
-        for part in self.parts:
-            if isinstance(part, PictureData):
-                digest.update(part.pictures.fingerprint().encode())
-                digest.update(part.rows.numpy().tobytes())
-            else:
-                digest.update(part.images.numpy().tobytes())
-        return digest.hexdigest()
+        return data_fingerprint(self.parts)
 
     def _find(self, index: int) -> tuple[ImageData, int]:
         which = bisect_right(self._ends, index)
@@ -225,6 +218,21 @@ class PictureData(ImageData):
         """The images at `indices`, in that order; nothing is decoded."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return PictureData(self.pictures, self.labels[chosen], self.rows[chosen])
+
+
+def data_fingerprint(sets: Iterable[ImageData]) -> str:
+    """Hexadecimal hash that changes when the images of the sets do: pixels, or `Pictures.fingerprint`."""
+    digest, known = hashlib.sha256(), dict[int, str]()
+    for data in sets:
+        if isinstance(data, PictureData):
+            key = id(data.pictures)  # parts of one data set share them
+            if key not in known:
+                known[key] = data.pictures.fingerprint()
+            digest.update(known[key].encode())
+            digest.update(data.rows.numpy().tobytes())
+        else:
+            digest.update(data.images.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def joined(parts: Sequence[ImageData]) -> ImageData:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,8 @@ from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
 
 # What may differ between two calls that are the same run.
 _NOT_IDENTITY = ("versions", "backbone.pretrained", "settings_from")
+# Of what a run reads; records of older versions have none.
+_FINGERPRINTS = ("pictures", "reference", "method_source")
 _LIBRARIES = ("vlcl_toolkit", "torch", "torchvision", "open_clip_torch", "numpy")
 
 
@@ -87,19 +88,6 @@ class RunFolder:
         self.finished = result.is_file() and read_json(result).get("complete") is True
         self.store = CheckpointStore(self.path / "checkpoints")
 
-    def restart(self) -> None:
-        """Remove the run in this folder so that it starts from scratch; `result.json` goes first."""
-        if not self.finished:
-            self.history.close()
-        for name in ("result.json", "accuracy.csv", "checkpoints", "history.jsonl", "probes"):
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        write_atomic(self.path / "config.json", json.dumps(self.config, indent=1).encode())
-        self._open()
-
     def rows(self) -> int:
         """How many rows of the accuracy table result.json has."""
         path = self.path / "result.json"
@@ -124,11 +112,15 @@ class RunFolder:
 
     def _compare(self, found: dict[str, Any]) -> None:
         there, here = _identity(found), _identity(self.config)
+        for key in [key for key in here if key.startswith(_FINGERPRINTS) and key not in there]:
+            del here[key]  # the run is older than such records
         differing = sorted(
             key for key in here.keys() | there.keys() if here.get(key) != there.get(key)
         )
         if differing:
             key = differing[0]
+            if key.startswith(_FINGERPRINTS):
+                raise UserError(_changed(self.path, key))
             more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
             raise UserError(
                 f"{self.path} belongs to a run with another {key}{more}: "
@@ -192,6 +184,16 @@ class History:
     def _cannot_write(self, error: OSError) -> UserError:
         cause = error.strerror or str(error)
         return UserError(f"cannot write {self.path}: {cause}; choose another place or make room")
+
+
+def _changed(path: Path, key: str) -> str:
+    kind, _, task = key.partition(".")
+    what = {
+        "pictures": f"the pictures of {task!r} (names, sizes or times of files)",
+        "reference": "the reference images or sentences",
+        "method_source": "the method's code",
+    }[kind]
+    return f"{what} changed since the run in {path} was made; choose another output folder"
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_clip, load_stream
 from vlcl_toolkit.methods import Batch, Method, make_method, method_class
 from vlcl_toolkit.methods.presets import choose_settings
+from vlcl_toolkit.methods.source import source_fingerprint
 from vlcl_toolkit.probes import ProbeConfig
 from vlcl_toolkit.probes.recorder import Recorder, recorded
 from vlcl_toolkit.seeds import derive_seed, generator, seed_everything
 from vlcl_toolkit.streams.base import Task, TaskStream
 from vlcl_toolkit.streams.label_space import shared_class_names
+from vlcl_toolkit.streams.pictures import data_fingerprint
 from vlcl_toolkit.training.devices import Devices
 from vlcl_toolkit.training.events import DelayedInterrupt, DoneEvent, Event, ProgressBar, StopRun
 from vlcl_toolkit.training.execution import Execution
@@ -64,7 +66,7 @@ def run(
             validation accuracy), so that there are no scores.
         resume: False refuses a folder that holds a run already.
         probes: record what happens inside the network after every task (`RunResult.probes`); the
-            numbers are those of a run without. A finished run without them starts from scratch.
+            numbers are those of a run without. Such a run has a default folder of its own.
         execution: devices, micro-batches, minutes between checkpoints, ...; not part of a run's identity.
 
     Under torchrun every process calls this with the same arguments; the first one writes, shows
@@ -81,10 +83,14 @@ def run(
     config, source = choose_settings(cls, clip.name, stream.id, config)
     learner = make_method(cls, clip, config)
     description = describe(learner, stream, seed, evaluate_all) | {"settings_from": source}
-    path = Path(out) if out is not None else default_folder(description)
-    devices = Devices(clip, execution, trains_all=learner.trains_all)
     probed = ProbeConfig() if probes is True else probes or None
+    path = Path(out) if out is not None else default_folder(description)
+    if out is None and probed and not recorded(path, RunFolder(path, description).rows(), probed):
+        path = path.with_name(f"{path.name}-{probed.folder_suffix}")
+    devices = Devices(clip, execution, trains_all=learner.trains_all)
     with _opened(RunFolder(path, description, resume=resume), devices, probed) as folder:
+        if folder.finished and progress and devices.is_main:
+            print(f"read from {path}, finished {RunResult.finished_at(path):%Y-%m-%d %H:%M}")
         if not folder.finished:
             with DelayedInterrupt() as interrupt, devices.computing():
                 session = Session(
@@ -190,6 +196,7 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
         "versions": library_versions(),
         **({"skipped_images": dict(stream.skipped)} if stream.skipped else {}),
         **_without_task_identity(method, stream),
+        **_fingerprints(method, stream),
     }
 
 
@@ -201,6 +208,21 @@ def _without_task_identity(method: Method, stream: TaskStream) -> dict[str, Any]
         "shared_class_names": shared_class_names(stream),
         "merge_shared_names": stream.merge_shared_names,
     }
+
+
+def _fingerprints(method: Method, stream: TaskStream) -> dict[str, Any]:
+    # What the names above do not tell: pictures, captions and code can be exchanged under the same name.
+    from vlcl_toolkit.mini.stream import SPLIT_ID, mini_reference
+
+    found: dict[str, Any] = {}
+    if stream.split_id != SPLIT_ID:  # which pictures are drawn follows from its name
+        sets = {task.name: [task.train, task.validation, task.test] for task in stream}
+        sets |= {task.name: [task.test] for task in stream.held_out}
+        found["pictures"] = {name: data_fingerprint(parts)[:16] for name, parts in sets.items()}
+    if method.uses_reference and stream.reference not in (None, mini_reference):
+        found["reference"] = stream.reference().fingerprint()[:16]
+    source = source_fingerprint(type(method))
+    return found | ({"method_source": source} if source else {})
 
 
 @contextlib.contextmanager
@@ -217,7 +239,10 @@ def _opened(folder: RunFolder, devices: Devices, probed: ProbeConfig | None) -> 
         try:
             stack.enter_context(folder)
             if probed and not recorded(folder.path, folder.rows(), probed):
-                folder.restart()
+                raise UserError(
+                    f"{folder.path} holds a run without these probes (other settings, or files are "
+                    "missing); they are recorded while a run goes on: choose another output folder"
+                )
         except UserError as error:
             devices.broadcast(str(error))
             raise

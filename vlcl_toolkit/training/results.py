@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,11 @@ class RunResult:
             UserError: the run was made without probes.
         """
         return Probes.load(self.folder, self.config)
+
+    @staticmethod
+    def finished_at(folder: str | Path) -> datetime:
+        """When the last result was written into a run's folder; local time."""
+        return datetime.fromtimestamp((Path(folder) / "result.json").stat().st_mtime)
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunResult":

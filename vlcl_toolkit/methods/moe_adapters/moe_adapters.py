@@ -67,6 +67,7 @@ class MoEAdapters(Method):
         self.decision, self.eval_batch_size = config.decision, config.eval_batch_size
         if config.selector == "autoencoder":
             self.task_found_by = "the auto-selector's autoencoders, or none of them"
+            self.uses_reference = config.selector_reference
 
     # Attaching to the backbone: step 1.
 
@@ -105,7 +106,7 @@ class MoEAdapters(Method):
 
     def enter_stream(self, stream: TaskStream) -> None:
         """Note the reference images."""
-        if self.selector and self.config.selector_reference:
+        if self.uses_reference:
             if stream.reference is None:
                 raise UserError(
                     f"stream {stream.id!r} has no reference images, which the auto-selector learns "

@@ -90,8 +90,7 @@ class Zscl(ParameterSpace):
         config = self.config
         if config.reference_images == "memory" and not self.has_memory:
             raise UserError(f"{self.name} has no memory; choose other reference_images, or icarl")
-        texts = self.distils and config.reference_texts in OF_THE_STREAM
-        if config.reference_images != "reference" and not texts:
+        if not self.uses_reference:
             return
         if stream.reference is None:
             raise UserError(
@@ -100,6 +99,12 @@ class Zscl(ParameterSpace):
                 "reference_texts='task_prompts'"
             )
         self.reference.take(stream.reference())
+
+    @property
+    def uses_reference(self) -> bool:  # type: ignore[override]
+        """Images or sentences, as the settings say."""
+        texts = self.distils and self.config.reference_texts in OF_THE_STREAM
+        return texts or self.config.reference_images == "reference"
 
     def enter_task(self, task_index: int, task: Task) -> None:
         """Class prompts, the negatives behind them; reference texts that come from tasks."""
