@@ -34,6 +34,9 @@ SMALL: dict[str, dict[str, object]] = {
     "diki": {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2},
     "prefix_tuning": {"epochs": 3, "batch_size": 8, "length_vision": 3, "length_text": 2},
     "rail": {"width": 40},
+    "lora": SETTINGS | {"rank": 3},
+    "keeplora": {"epochs": 2, "batch_size": 8, "rank": 3, "learning_rate": 1e-2},
+    "nusa_cl": SETTINGS | {"rank": 3, "cutoff": 0.6},
     "moe_adapters": {
         "experts": 4,
         "bottleneck": 5,

@@ -44,3 +44,24 @@ def cosine_to_floor(step: int, steps: int, peak: float, *, floor: float, warmup:
         return peak * (step + 1) / (warmup + 1)
     progress = (step - warmup) / (steps - warmup)
     return floor + (peak - floor) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
+    """Learning rate and Adam's beta1 of `torch.optim.lr_scheduler.OneCycleLR` with its defaults.
+
+    The rate rises from peak / 25 over the first 30 % of the steps and falls to peak / 250,000, both as
+    half a cosine; beta1 goes the other way, from 0.95 to 0.85 and back.
+
+    Args:
+        step: 0 .. steps - 1.
+    """
+    top = 0.3 * steps - 1
+
+    def between(start: float, end: float, progress: float) -> float:
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
+
+    if step <= top:
+        progress = step / top if top else 1.0
+        return between(peak / 25, peak, progress), between(0.95, 0.85, progress)
+    progress = (step - top) / (steps - 1 - top)
+    return between(peak, peak / 25e4, progress), between(0.85, 0.95, progress)

@@ -47,6 +47,9 @@ _METHODS = {
     "moe_adapters": ("#44AA99", "p"),
     "diki": ("#117733", "*"),
     "rail": ("#7F00FF", "h"),
+    "lora": ("#B20000", "H"),
+    "keeplora": ("#3F0917", "8"),
+    "nusa_cl": ("#32093F", "$\\clubsuit$"),
 }
 
 STYLE: Any = {
