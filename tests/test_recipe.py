@@ -65,7 +65,13 @@ def test_papers_are_reproduced_on_their_own_terms():
     assert find_recipe("cifar100-50/moe_adapters").config().batch_size == 64
     tiny = find_recipe("tinyimagenet-10/moe_adapters").config()
     assert (tiny.batch_size, tiny.experts, tiny.selector) == (64, 2, "none")
-    assert find_recipe("imagenet100-10/zscl").config().learning_rate == 7e-6
+    selector = [few.selector_iterations, few.selector_reference_iterations]
+    assert few.selector_batches_per_epoch * 10 > max(selector)  # a constant rate
+    for name in ("imagenet100-10/zscl", "imagenet100-b50-10/zscl"):
+        config = find_recipe(name).config()
+        assert (config.learning_rate, config.batch_size) == (7e-6, 128)
+        assert config.cut_long_texts
+    assert find_recipe("cifar100-10/zscl").config().cut_long_texts
     assert find_recipe("imagenet1000-10/zscl").config().batch_size == 128
     dual = find_recipe("xtail-order-I/rail_dual")
     assert (dual.method, dual.stream, dual.config().form) == ("rail", "xtail-16shot", "dual")

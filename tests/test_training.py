@@ -76,7 +76,7 @@ def test_the_folder_is_as_promised(finished):
     assert record.keys() == {
         *("method", "stream", "order", "seed", "zero_shot", "accuracy", "metrics", "held_out"),
         *("validation", "trainable_parameters", "total_parameters", "seconds"),
-        *("peak_memory_mib", "complete"),
+        *("metrics_defined_by", "peak_memory_mib", "complete"),
     }
     assert record["complete"] is True
     assert record["order"] == ["pets", "food"]

@@ -1,7 +1,9 @@
 """`load_clip` and `load_stream`: the one place that knows all backbones and all streams by name, your own included."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Any, TypeVar
 
 import open_clip
 import torch
+from open_clip.pretrained import get_pretrained_cfg
 from torch import nn
 
 from vlcl_toolkit.clip.model import Clip, Precision, find_device, not_plain
 from vlcl_toolkit.clip.random_weights import PREFIX, load_random
-from vlcl_toolkit.clip.weights import load_weights
+from vlcl_toolkit.clip.weights import load_weights, told_activation
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL, XTAIL
@@ -77,8 +80,12 @@ def _load_open_clip(
     foreign = "timm_model_name" in vision or "hf_model_name" in text or config.get("custom_text")
     if resnet or foreign or "multimodal_cfg" in config:
         raise not_plain(name)
+    quick = bool(config.get("quick_gelu"))
     if checkpoint is not None:
-        model = open_clip.create_model(name, load_weights=False)
+        if (told := told_activation(checkpoint)) is not None and told != quick:
+            raise _other_activation(name, f"the weights in {checkpoint}", told)
+        with _silent():  # "initialized randomly": not for long
+            model = open_clip.create_model(name, load_weights=False)
         load_weights(model, checkpoint)
         return model, str(checkpoint)
     known = open_clip.list_pretrained_tags_by_model(name)
@@ -87,12 +94,34 @@ def _load_open_clip(
         raise UserError(f"{name} needs weights; give pretrained= (known: {choice}) or checkpoint=")
     if pretrained not in known:
         raise unknown_name(f"weights of {name}", pretrained, known)
+    told = get_pretrained_cfg(name, pretrained).get("quick_gelu")
+    if told is not None and bool(told) != quick:
+        raise _other_activation(name, f"the weights {pretrained!r}", bool(told))
     try:
         return open_clip.create_model(name, pretrained=pretrained), pretrained
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         advice = "give a local file with checkpoint="
         raise UserError(f"cannot load {name}/{pretrained}: {reason}; {advice}") from error
+
+
+def _other_activation(name: str, weights: str, quick: bool) -> UserError:
+    plain = name.removesuffix("-quickgelu")
+    kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+    return UserError(
+        f"{weights} were trained with {kinds[0]}, and {name} computes with {kinds[1]}; choose "
+        f"{plain}{'-quickgelu' if quick else ''}"
+    )
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def register_stream(name: str) -> Callable[[StreamFunction], StreamFunction]:

@@ -11,7 +11,7 @@ from vlcl_toolkit.load import load_stream
 from vlcl_toolkit.streams import TaskStream
 from vlcl_toolkit.streams.full_size.class_incremental import class_names
 from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, facts
-from vlcl_toolkit.training.metrics import class_incremental_scores
+from vlcl_toolkit.training.metrics import class_incremental_scores, metrics, scores
 
 KNOWN = facts("class_incremental")
 
@@ -100,3 +100,20 @@ def test_missing_and_wrong_sets_are_named(tmp_path, imagenet_root):
 def test_scores_weigh_tasks_by_their_test_images():
     scores = class_incremental_scores(np.array([[90.0, 0.0], [60.0, 80.0]]), [300, 100])
     assert scores == {"accuracies": [90.0, 65.0], "last": 65.0, "average": 77.5}
+
+
+def test_scores_of_a_run_are_those_of_published_class_incremental_tables():
+    """80 percent on all classes seen so far, at every stage; what was not seen cannot be answered."""
+    matrix = np.tril(np.full((10, 10), 80.0))
+    found, defined = scores(matrix, [1000] * 10, "seen")
+    assert (found["average"], found["last"], defined) == (80, 80, "class_incremental")
+    assert np.isnan(found["transfer"])
+    for space in ("task", "odcl", "all"):
+        found, defined = scores(matrix, [1000] * 10, space)
+        assert (found, defined) == (metrics(matrix), "mtil")
+
+
+def test_names_of_imagenet_are_those_of_clip_and_differ():
+    names = class_names("imagenet1000")
+    assert names[764] == "rifle"
+    assert len(set(names)) == 998  # missile and sunglasses stand for two classes each, as published

@@ -23,6 +23,13 @@ COMPACT: dict[str, Any] = {
     "collapse_padding": True,
     "pad_edge": False,
 }  # fits 80 columns
+SCORE_DEFINITIONS = {
+    "mtil": "MTIL: Average over all rows and tasks, Transfer over rows before a task is learned",
+    "class_incremental": "class-incremental: Average and Last over stages, of the accuracy on all "
+    "classes seen so far",
+}
+"""How the scores of a run are defined; "class_incremental" where the label space is "seen"."""
+
 SCORE_TITLES = {
     "transfer": "Transfer↑",
     "average": "Average↑",
@@ -99,6 +106,7 @@ def _run_summary(record: dict[str, Any]) -> list[str]:
     )
     return [
         f"zero-shot mean {mean}  {scores}",
+        SCORE_DEFINITIONS[record.get("metrics_defined_by", "mtil")],
         f"{trained}; {spent}; {record['peak_memory_mib']:.0f} MiB",
     ]
 

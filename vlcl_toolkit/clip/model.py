@@ -12,7 +12,7 @@ import open_clip
 import torch
 from jaxtyping import Float, Int
 from open_clip.model import CLIP
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -78,6 +78,7 @@ class Clip:
         model: the `open_clip.model.CLIP`, in eval mode, no parameter requires a gradient.
         train_transform, eval_transform: image -> normalised float tensor; see `ImageTransform`.
         weights_sha256: hash of the weights' names, shapes and values, whatever file they came from.
+        activation: "quick_gelu" (OpenAI's weights) or "gelu"; weights of one compute nonsense with the other.
         image_size, embed_dim: pixels of a side; dimensions of the joint space.
         holder: name of the method that is attached, or None.
     """
@@ -115,6 +116,8 @@ class Clip:
         self._weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
         self._versions = [tensor._version for tensor in self._weights.values()]
         self.weights_sha256 = hash_tensors(self._weights)
+        quick = any(isinstance(part, QuickGELU) for part in model.modules())
+        self.activation = "quick_gelu" if quick else "gelu"
         self.holder: str | None = None
         self._scale: tuple[tuple[int, int], float] = (0, -1), 0.0
 

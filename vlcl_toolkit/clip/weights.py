@@ -1,6 +1,7 @@
 """Weights: read from a file without running code from it, check, load, hash."""
 
 import hashlib
+import json
 import pickle
 import struct
 import warnings
@@ -13,10 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vlcl_toolkit.clip.formats import (
+    is_torchscript,
+    open_clip_names,
+    read_torchscript,
+    unwrapped,
+)
 from vlcl_toolkit.errors import UserError
 
-# OpenAI's own files carry these numbers beside the weights.
-_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 # What torch's reader raises on damaged or foreign files.
 _OTHER_CONTENT = (
     *(LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError),
@@ -25,9 +30,7 @@ _OTHER_CONTENT = (
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read `.safetensors`, or `.pt`/`.pth`/`.bin` with `weights_only=True`.
-
-    A wrapping `{"state_dict": ...}` and the prefix `module.` of multi-GPU runs are removed.
+    """Read `.safetensors`, or `.pt`/`.pth`/`.bin` without running code from it; see formats.py.
 
     Raises:
         UserError: no such file, a damaged file, or one that needs pickle to be read.
@@ -37,24 +40,38 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
+        elif is_torchscript(path):
+            content = read_torchscript(path)
         else:
             with warnings.catch_warnings():  # a foreign pickle is refused below, in one line
                 warnings.filterwarnings("ignore", "Detected pickle protocol")
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        advice = "it may be truncated, or need pickle, which is not allowed; fetch or save it again"
-        raise UserError(f"cannot read the weights in {path}: {reason}; {advice}") from error
+        advice = (
+            "it is damaged, or its pickle holds more than tensors, numbers and texts, which is not "
+            "allowed; fetch it again, or save model.state_dict() alone"
+        )
+        raise UserError(f"cannot read the weights in {path}: {advice}") from error
     except _OTHER_CONTENT as error:
         raise UserError(
             f"{path} is not a weights file, or it is damaged; fetch it again"
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    content = unwrapped(content)
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
         raise UserError(f"{path} does not contain named tensors; give a state dict")
-    names = {name: name.removeprefix("module.") for name in content}
-    return {new: content[old] for old, new in names.items() if new not in _NOT_WEIGHTS}
+    return open_clip_names(content)
+
+
+def told_activation(path: Path) -> bool | None:
+    """Whether a file's weights want QuickGELU: OpenAI's own archives, a `config.json` of Hugging Face
+    beside the file; None: nothing tells."""
+    if path.is_file() and is_torchscript(path):
+        return True
+    try:
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        return config["vision_config"].get("hidden_act", "quick_gelu") == "quick_gelu"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -42,7 +42,7 @@ class Imported:
     Attributes:
         method: name of the method.
         settings: those that differ from the method's defaults.
-        backbone, backbone_sha256: name and weights of the backbone that it belongs to.
+        backbone, backbone_sha256, activation: the backbone that it belongs to.
         source, source_sha256: name and hash of the official file.
         tasks: how many tasks were learned; None if the file does not record it.
         state: for `Method.load_state_dict`.
@@ -52,6 +52,7 @@ class Imported:
     settings: dict[str, Any]
     backbone: str
     backbone_sha256: str
+    activation: str
     source: str
     source_sha256: str
     tasks: int | None
@@ -143,6 +144,7 @@ def import_official(
         settings=chosen,
         backbone=clip.name,
         backbone_sha256=clip.weights_sha256,
+        activation=clip.activation,
         source=file.name,
         source_sha256=sha256_of(file),
         tasks=tasks,
@@ -166,10 +168,11 @@ def load_imported(folder: str | Path, clip: Clip) -> Method:
         ) from error
     if found != record["state_sha256"]:
         raise UserError(f"{folder / STATE} is damaged (its hash differs); run vlcl import again")
-    if record["backbone_sha256"] != clip.weights_sha256:
+    here = {"backbone_sha256": clip.weights_sha256, "activation": clip.activation}
+    if any(record.get(name, value) != value for name, value in here.items()):
         raise UserError(
-            f"{folder} belongs to the backbone {record['backbone']!r} with other weights than "
-            f"{clip.name!r}; load the backbone that it was imported for"
+            f"{folder} belongs to the backbone {record['backbone']!r} with other weights or another "
+            f"activation than {clip.name!r}; load the backbone that it was imported for"
         )
     with contextlib.ExitStack() as stack:
         method = stack.enter_context(make_method(record["method"], clip, record["settings"]))

@@ -14,8 +14,9 @@ from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
 
 # What may differ between two calls that are the same run.
 _NOT_IDENTITY = ("versions", "backbone.pretrained", "settings_from")
-# Of what a run reads; records of older versions have none.
+# Of what a run reads. Records of older versions have none, nor the activation.
 _FINGERPRINTS = ("pictures", "reference", "method_source")
+_NEWER = (*_FINGERPRINTS, "backbone.activation")
 _LIBRARIES = ("vlcl_toolkit", "torch", "torchvision", "open_clip_torch", "numpy")
 
 
@@ -35,6 +36,7 @@ def default_folder(config: dict[str, Any]) -> Path:
     """`runs/<stream>/<method>/<hash of the order>-<hash of the rest>`."""
     identity = _identity(config)
     order = identity.pop("order")
+    identity.pop("backbone.activation", None)  # the backbone's name tells it, too
     name = f"{_short_hash(order)}-{_short_hash(identity)}"
     return Path("runs", config["stream"], config["method"], name)
 
@@ -112,7 +114,7 @@ class RunFolder:
 
     def _compare(self, found: dict[str, Any]) -> None:
         there, here = _identity(found), _identity(self.config)
-        for key in [key for key in here if key.startswith(_FINGERPRINTS) and key not in there]:
+        for key in [key for key in here if key.startswith(_NEWER) and key not in there]:
             del here[key]  # the run is older than such records
         differing = sorted(
             key for key in here.keys() | there.keys() if here.get(key) != there.get(key)

@@ -190,6 +190,7 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
             "name": clip.name,
             "pretrained": clip.pretrained,
             "weights_sha256": clip.weights_sha256,
+            "activation": clip.activation,
         },
         "device": clip.device.type,
         "precision": clip.precision,

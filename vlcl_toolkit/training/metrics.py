@@ -89,6 +89,26 @@ def metrics(matrix: np.ndarray) -> dict[str, float]:
     return {name: float(v.mean()) if len(v) else float("nan") for name, v in vectors.items()}
 
 
+def scores(
+    matrix: np.ndarray, sizes: Sequence[int], label_space: str
+) -> tuple[dict[str, float], str]:
+    """The four scores of a run as its protocol defines them, and the name of the definition.
+
+    Class-incremental learning has no Transfer (nan): an image of a class that was not seen yet
+    cannot be answered.
+
+    Args:
+        matrix: as in `metric_vectors`. `sizes`: number of test images of each task.
+        label_space: among which classes it was measured.
+    """
+    found = metrics(matrix)
+    if label_space != "seen":
+        return found, "mtil"
+    over_stages = class_incremental_scores(matrix, sizes)
+    own = {"transfer": float("nan")} | {name: over_stages[name] for name in ("average", "last")}
+    return found | own, "class_incremental"
+
+
 def class_incremental_scores(matrix: np.ndarray, sizes: Sequence[int]) -> dict[str, Any]:
     """The scores of class-incremental learning, percent.
 

@@ -13,7 +13,7 @@ import numpy as np
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import read_json
 from vlcl_toolkit.probes.reader import Probes
-from vlcl_toolkit.training.metrics import metrics
+from vlcl_toolkit.training.metrics import scores
 
 if TYPE_CHECKING:
     import pandas as pd  # imported where a table is made: a run starts without it
@@ -30,7 +30,7 @@ class RunResult:
         accuracy: `[T+1, T]`, row "zero-shot" is the frozen CLIP, then "after <task>".
         held_out: `[T+1, H]`, the same rows for the tasks that are never learned.
         validation: `[T]`, accuracy on a task's validation images right after learning it.
-        metrics: "transfer", "average", "last", "forgetting".
+        metrics: "transfer", "average", "last", "forgetting"; see `training.metrics.scores`.
         history: one line per step: task, step, learning_rate, loss and its terms.
         trainable_parameters: largest number trained in one task. `total_parameters`: all.
         seconds: "train", "evaluate". `peak_memory_mib`: of the process (CPU) or the GPU while it ran.
@@ -128,21 +128,25 @@ def accuracy_record(
     held_out: list[str],
     rows: list[dict[str, float]],
     validation: list[float],
+    sizes: list[int],
+    label_space: str,
 ) -> dict[str, Any]:
     """The accuracy part of result.json; null stands for what is not known.
 
     Args:
         rows: accuracies by task name, zero-shot first; rows or names may still be missing.
         validation: per task, right after learning it.
+        sizes: test images per task. `label_space`: among which classes they were classified.
     """
     missing = len(order) + 1 - len(rows)
     full = [*rows, *({} for _ in range(missing))]
     table = [[row.get(name, math.nan) for name in order] for row in full]
-    scores = metrics(np.array(table[1:], dtype=float))
+    found, defined = scores(np.array(table[1:], dtype=float), sizes, label_space)
     record = {
         "zero_shot": table[0],
         "accuracy": table[1:],
-        "metrics": scores,
+        "metrics": found,
+        "metrics_defined_by": defined,
         "held_out": {name: [row.get(name, math.nan) for row in full] for name in held_out},
         "validation": validation,
     }

@@ -67,15 +67,11 @@ def class_incremental_stream(
 
 def class_names(data_set: str) -> tuple[str, ...]:
     """The published names of the classes of Tiny-ImageNet and the ImageNets, by label."""
-    known = facts("class_incremental")
     if data_set == "tinyimagenet":
-        return tuple(known["tinyimagenet_names"])
+        return tuple(facts("class_incremental")["tinyimagenet_names"])
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-    names = list(IMAGENET_CLASSNAMES)
-    for label, name in known["imagenet_names_differ"].items():
-        names[int(label)] = name
-    return tuple(names[:100] if data_set == "imagenet100" else names)
+    return tuple(IMAGENET_CLASSNAMES[:100] if data_set == "imagenet100" else IMAGENET_CLASSNAMES)
 
 
 def _read(data_set: str, location: DataLocation) -> tuple[Listing, Listing, tuple[str, ...]]:

@@ -1,0 +1,200 @@
+"""Weights files in the forms that people have, and the activation that belongs to them."""
+
+import json
+import logging
+import warnings
+import zipfile
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import tiny_clip
+
+from vlcl_toolkit.clip.weights import read_state
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.load import load_clip
+from vlcl_toolkit.methods import import_official, load_imported
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
+}
+NAMES = ("tiny-formats", "tiny-formats-quickgelu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _known(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for name, quick in zip(NAMES, ({}, {"quick_gelu": True}), strict=True):
+        (folder / f"{name}.json").write_text(json.dumps(TINY | quick))
+    open_clip.add_model_config(folder)
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    return open_clip.create_model(NAMES[1], load_weights=False).state_dict()
+
+
+class Node(torch.nn.Module):
+    def forward(self, x):
+        return x
+
+
+def torchscript(state, path):
+    """An archive with the names and types of OpenAI's own files."""
+    root = Node()
+    for name, value in state.items():
+        *parents, last = name.split(".")
+        part = root
+        for parent in parents:
+            if not hasattr(part, parent):
+                part.add_module(parent, Node())
+            part = getattr(part, parent)
+        value = value.half() if value.ndim > 1 else value
+        part.register_parameter(last, torch.nn.Parameter(value, requires_grad=False))
+    for name, number in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+        root.register_buffer(name, torch.tensor(number))
+    with warnings.catch_warnings():  # deprecated: nobody should write such files any more
+        warnings.simplefilter("ignore")
+        torch.jit.script(root).save(str(path))
+
+
+def hugging_face(state):
+    """The same weights under the names of a `CLIPModel`."""
+    found = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+    blocks = {"attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2"}
+    blocks |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    names = {
+        "logit_scale": "logit_scale",
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    }
+    layers = {
+        "ln_final": "text_model.final_layer_norm",
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+    }
+    layers |= {"visual.ln_post": "vision_model.post_layernorm"}
+    for name, value in state.items():
+        stem, _, kind = name.rpartition(".")
+        if name in names:
+            found[names[name]] = value
+        elif stem in layers:
+            found[f"{layers[stem]}.{kind}"] = value
+        elif name == "text_projection":
+            found["text_projection.weight"] = value.T.contiguous()
+        elif name == "visual.proj":
+            found["visual_projection.weight"] = value.T.contiguous()
+        else:
+            tower, _, rest = name.partition("transformer.resblocks.")
+            number, _, place = rest.partition(".")
+            there = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}"
+            if place.startswith("attn.in_proj_"):
+                kind = place.removeprefix("attn.in_proj_")
+                for part, piece in zip("qkv", value.chunk(3), strict=True):
+                    found[f"{there}.self_attn.{part}_proj.{kind}"] = piece.contiguous()
+            else:
+                stem, _, kind = place.rpartition(".")
+                found[f"{there}.{blocks[stem]}.{kind}"] = value
+    return found
+
+
+def same(clip, state, half=False):
+    for name, value in clip.model.state_dict().items():
+        expected = state[name].half().float() if half and value.ndim > 1 else state[name]
+        assert torch.equal(value, expected), name
+
+
+def test_openais_own_archive(state, tmp_path):
+    torchscript(state, tmp_path / "ViT-B-16.pt")
+    same(load_clip(NAMES[1], checkpoint=tmp_path / "ViT-B-16.pt", device="cpu"), state, half=True)
+
+
+def test_hugging_faces_file(state, tmp_path):
+    save_file(hugging_face(state), tmp_path / "model.safetensors")
+    same(load_clip(NAMES[1], checkpoint=tmp_path / "model.safetensors", device="cpu"), state)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
+def test_what_training_scripts_save(prefix, wrapper, state, tmp_path):
+    content = {prefix + name: value for name, value in state.items()}
+    content[prefix + "attn_mask"] = torch.zeros(77, 77)
+    if wrapper:
+        content = {wrapper: content, "epoch": 3}
+    torch.save(content, tmp_path / "weights.pt")
+    assert read_state(tmp_path / "weights.pt").keys() == state.keys()
+
+
+def test_the_program_in_an_archive_is_never_run(state, tmp_path):
+    path, hostile = tmp_path / "a.pt", tmp_path / "b.pt"
+    torchscript(state, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(hostile, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("/data.pkl"):
+                content = b"cos\nsystem\n(S'touch " + str(tmp_path).encode() + b"/ran'\ntR."
+            new.writestr(name, content)
+    with pytest.raises(UserError, match="cannot read the weights in"):
+        load_clip(NAMES[1], checkpoint=hostile)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_archives_are_named(state, tmp_path):
+    path = tmp_path / "a.pt"
+    torchscript(state, path)
+    whole = path.read_bytes()
+    for end in (len(whole) // 2, len(whole) - 100):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError, match=r"a\.pt"):
+            load_clip(NAMES[1], checkpoint=path)
+
+
+def test_a_local_file_is_loaded_without_a_warning_of_random_weights(
+    state, tmp_path, caplog, capsys
+):
+    save_file(state, tmp_path / "model.safetensors")
+    with caplog.at_level(logging.WARNING):
+        load_clip(NAMES[1], checkpoint=tmp_path / "model.safetensors", device="cpu")
+    assert not caplog.records
+    assert "random" not in capsys.readouterr().err
+
+
+# The activation.
+
+
+def test_openais_weights_are_refused_by_a_backbone_with_gelu(state, tmp_path):
+    with pytest.raises(UserError, match=r"QuickGELU.*choose ViT-B-16-quickgelu"):
+        load_clip("ViT-B-16", pretrained="openai")
+    torchscript(state, tmp_path / "openai.pt")
+    with pytest.raises(UserError, match=f"choose {NAMES[1]}"):
+        load_clip(NAMES[0], checkpoint=tmp_path / "openai.pt")
+
+
+@pytest.mark.parametrize(("config", "quick"), [({}, True), ({"hidden_act": "gelu"}, False)])
+def test_hugging_faces_config_tells_the_activation(config, quick, state, tmp_path):
+    save_file(hugging_face(state), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": config}))
+    load_clip(NAMES[quick], checkpoint=tmp_path / "model.safetensors", device="cpu")
+    with pytest.raises(UserError, match="were trained with"):
+        load_clip(NAMES[not quick], checkpoint=tmp_path / "model.safetensors")
+
+
+def test_an_import_belongs_to_its_activation(tmp_path):
+    shape = "depth=1,width=64,pixels=32,dim=16"
+    quick, plain = (
+        load_clip(f"random:ViT-B-16{end}:{shape}", device="cpu") for end in ("-quickgelu", "")
+    )
+    assert (quick.activation, plain.activation) == ("quick_gelu", "gelu")
+    assert tiny_clip().activation in ("quick_gelu", "gelu")
+    named = {name: value.detach() for name, value in quick.model.named_parameters()}
+    torch.save({"state_dict": named}, tmp_path / "Food.pth")
+    import_official("zscl", tmp_path / "Food.pth", quick).write(tmp_path / "imported")
+    with pytest.raises(UserError, match="another activation"):
+        load_imported(tmp_path / "imported", plain)
+    load_imported(tmp_path / "imported", quick).detach()
