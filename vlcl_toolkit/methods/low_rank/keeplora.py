@@ -28,7 +28,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip, encode_tokens
@@ -128,8 +128,8 @@ class KeepLora(Lora):
             bases[place] = [first_basis(gram(side), share) for side in sides]
         return bases
 
-    def passes(self, task: Task, generator: torch.Generator | None) -> list[Int64[Tensor, " n"]]:
-        """The batches of one pass over the task's images, shuffled.
+    def passes(self, task: Task, generator: torch.Generator | None) -> list[Tensor]:
+        """Indices of the batches of one pass over the task's images, shuffled.
 
         A last one that is not full is left out unless `keep_incomplete`, or unless it is the only one.
         """
@@ -140,7 +140,7 @@ class KeepLora(Lora):
         return found
 
     def accumulate_gradients(
-        self, task: Task, passes: list[Int64[Tensor, " n"]]
+        self, task: Task, passes: list[Tensor]
     ) -> Float[Tensor, "classes dim"]:
         """Step 2: G into the `grad` of the attention's weights.
 
