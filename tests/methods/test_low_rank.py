@@ -1,5 +1,7 @@
 """LoRA, KeepLoRA and NuSA-CL: what their products and subspaces promise."""
 
+import math
+
 import pytest
 import torch
 from small_methods import attached, begin, learn, weights
@@ -132,6 +134,23 @@ def test_dropout_is_for_training_alone():
     learn(method, each=each)
     with pytest.raises(UserError, match="warmup must be below iterations"):
         attached("lora", warmup=6)
+
+
+@each_method
+def test_training_images_are_not_augmented(name):
+    method = attached(name)
+    task = begin(method)
+    request = method.batch_requests(task, 0, seed=0)["labelled"]
+    assert request.transform is method.clip.eval_transform
+    assert len(request.indices) == 8
+
+
+def test_learning_rate_of_lora_warms_up_and_falls():
+    method = attached("lora", iterations=100, warmup=5, learning_rate=1.0)
+    rates = [method.learning_rate(step, tiny_stream()[0]) for step in range(100)]
+    assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert rates[99] == pytest.approx(0.5 * (1 + math.cos(math.pi * 94 / 95)))
+    assert method.steps(tiny_stream()[0]) == 100
 
 
 # NuSA-CL.
