@@ -59,7 +59,7 @@ def test_where_settings_come_from_is_said():
     assert said("finetune", "mini", "pets", QUICK) == (
         "preset mini (backbone); given: iterations, warmup"
     )
-    assert said("zscl", FULL_SIZE, "mtil-II") == "preset mtil (backbone and stream)"
+    assert said("zscl", FULL_SIZE, "mtil-II") == "preset mtil-II (backbone and stream)"
     assert said("diki", FULL_SIZE, "mtil") == "the method's defaults"
     assert said("lwf_vr", "mini", "mini") == "the method's defaults"
     whole = make_config("finetune", QUICK)

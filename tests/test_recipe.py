@@ -94,13 +94,27 @@ def test_steps_of_a_whole_run():
     assert training_steps(find_recipe("mtil-order-I/zscl")) == 11 * 1001
     assert training_steps(find_recipe("mtil-order-I/zscl"), {"iterations": 200}) == 11 * 201
     assert training_steps(find_recipe("mtil-order-I/zero_shot")) == 0
+    assert training_steps(find_recipe("mtil-order-I/nusa_cl")) == 11 * 1000
+    sizes = training_images(find_recipe("mtil-order-II/keeplora"))
+    epochs = [5, 2, 5, 5, 5, 5, 10, 10, 10, 10, 10]
+    steps = sum(e * -(-n // 64) for e, n in zip(epochs, sizes, strict=True))
+    assert training_steps(find_recipe("mtil-order-II/keeplora")) == steps
+    plus = find_recipe("mtil-order-I/keeplora_plus").config()
+    assert (plus.classifier, plus.epochs, plus.task_epochs) == (True, 5, {})
     assert training_steps(find_recipe("cifar100-10/moe_adapters")) == 10 * 41
     assert training_steps(find_recipe("imagenet100-10/zscl")) is None
 
 
 @pytest.mark.parametrize(
     "name",
-    ["mtil-order-I/finetune", "mtil-order-I/diki", "cifar100-10/zscl", "cifar100-10/moe_adapters"],
+    [
+        "mtil-order-I/finetune",
+        "mtil-order-I/diki",
+        "mtil-order-I/lora",
+        "mtil-order-I/keeplora",
+        "cifar100-10/zscl",
+        "cifar100-10/moe_adapters",
+    ],
 )
 def test_steps_are_those_that_the_method_takes(name, monkeypatch):
     recipe, counts = find_recipe(name), [20, 129]

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from vlcl_toolkit.errors import unknown_name
+from vlcl_toolkit.methods.low_rank.config import LowRankConfig
 from vlcl_toolkit.methods.presets import choose_settings
 from vlcl_toolkit.streams.splits import CLASS_INCREMENTAL, MTIL, XTAIL, facts
 
@@ -108,7 +109,7 @@ def training_images(recipe: Recipe) -> list[int] | None:
     if recipe.stream in MTIL or recipe.stream in XTAIL:
         variant, known = (MTIL | XTAIL)[recipe.stream], facts("mtil")
         split, sets = recipe.split or variant.split, known["data_sets"]
-        order = known["orders"][variant.order]
+        order = _task_names(recipe)
         classes = "coop_classes" if split == "coop" else "classes"
         if variant.shots is not None:
             return [variant.shots * sets[name][classes] for name in order]
@@ -133,7 +134,20 @@ def training_steps(recipe: Recipe, changes: Mapping[str, Any] | None = None) -> 
     if images is None:
         return None
     epochs = getattr(config, "epochs", None)
+    # Methods that count iterations take one step more, with learning rate 0; the low-rank ones do not.
+    extra = hasattr(config, "iterations") and not isinstance(config, LowRankConfig)
     if epochs is None:
-        return (config.iterations + 1) * len(images)
-    extra = hasattr(config, "iterations")  # these take one step more, with learning rate 0
-    return sum(epochs * -(-count // config.batch_size) + extra for count in images)
+        return (config.iterations + extra) * len(images)
+    of_task = getattr(config, "task_epochs", {})
+    names = _task_names(recipe) or [""] * len(images)
+    return sum(
+        of_task.get(name, epochs) * -(-count // config.batch_size) + extra
+        for name, count in zip(names, images, strict=False)
+    )
+
+
+def _task_names(recipe: Recipe) -> list[str]:
+    # Of MTIL and X-TAIL, in order.
+    variants = MTIL | XTAIL
+    known = recipe.stream in variants
+    return facts("mtil")["orders"][variants[recipe.stream].order] if known else []
