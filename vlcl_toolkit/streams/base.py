@@ -132,6 +132,7 @@ class TaskStream:
         held_out: tasks that are tested after every task and never learned.
         reference: called when a method asks for reference data; None: there is none.
         skipped: by task, how many unreadable images were left out (see `DataLocation`).
+        left_out: of a folder of one's own, how many files are no images, by suffix.
         label_space: which classes an image is classified among; see `label_space.py`.
         merge_shared_names: whether a class name that several tasks share is one class.
 
@@ -145,6 +146,7 @@ class TaskStream:
     held_out: tuple[Task, ...] = ()
     reference: Callable[[], Reference] | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     label_space: LabelSpaceName = "task"
     merge_shared_names: bool = False
 

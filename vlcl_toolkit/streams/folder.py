@@ -4,14 +4,18 @@
         task.yaml            optional: order, templates, split
         flowers/
             task.yaml        optional: templates, class_names, split of this task alone
-            rose/  lily/     images (.jpg, .jpeg, .png, .webp, .bmp)
+            rose/  lily/     images (.jpg, .png, .tif, ...), also in sub-folders
         tools/
             train/  test/    or split already: each with one sub-folder per class;
-                             validation/ is optional
+                             validation/ (or val/, valid/) is optional
 
+A folder that has train/ and test/ itself is a stream of one task. Hidden files and folders and macOS'
+`__MACOSX` are passed over; other files that are no images are left out and counted (`TaskStream.left_out`).
 What a `task.yaml` may say: `StreamSettings` and `TaskSettings`, below.
 """
 
+import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
@@ -27,10 +31,19 @@ from vlcl_toolkit.seeds import generator
 from vlcl_toolkit.settings import AnySettings, CountOrZero, Settings, Share, build_settings
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
 from vlcl_toolkit.streams.location import DataLocation, fingerprint
-from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures, PictureData
+from vlcl_toolkit.streams.pictures import (
+    IMAGE_SUFFIXES,
+    FilePictures,
+    PictureData,
+    image_files,
+    is_stray,
+)
 from vlcl_toolkit.streams.splits import SPLITS
 
 SETTINGS = "task.yaml"
+_PARTS = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("validation", "valid", "val"), "validation"
+)
 
 
 @dataclass(frozen=True)
@@ -102,8 +115,12 @@ def folder_stream(
             raise unknown_name(f"task folder (order in {path / SETTINGS})", name, found)
     if not order:
         raise UserError(f"{path} has no task: no sub-folder; make one per task")
-    common = {name: given[name] for name in ("templates", "split") if name in given}
-    tasks = [_task(path / name, common) for name in order]
+    left_out = Counter[str]()
+    if _split_folders(path, found):
+        tasks = [_task(path, {}, left_out)]
+    else:
+        common = {name: given[name] for name in ("templates", "split") if name in given}
+        tasks = [_task(path / name, common, left_out) for name in order]
     location = location or DataLocation(root=path)
     ready, skipped = location.prepare(tasks)
     return TaskStream(
@@ -112,14 +129,34 @@ def folder_stream(
         split_id=f"folder-{fingerprint(tasks)}",
         reference=reference,
         skipped=skipped,
+        left_out=dict(left_out),
     )
 
 
-def _task(path: Path, common: dict[str, Any]) -> Task:
+def _split_folders(path: Path, folders: list[str]) -> dict[str, str]:
+    """Part -> folder, of a task that is split already; empty for one that is not.
+
+    Raises:
+        UserError: some folders are called as parts are, and it is not clear what they are.
+    """
+    parts = {name: _PARTS[name.lower()] for name in folders if name.lower() in _PARTS}
+    known = set(parts.values())
+    if len(known) < 2:  # a train is a class, too
+        return {}
+    if len(parts) < len(folders) or not {"train", "test"} <= known or len(known) < len(parts):
+        raise UserError(
+            f"{path} has the folders {', '.join(folders)}: a task that is split already has train and "
+            "test, may have validation, and nothing else; a task that is not has a folder per class; "
+            "rename them"
+        )
+    return {part: name for name, part in parts.items()}
+
+
+def _task(path: Path, common: dict[str, Any], left_out: Counter[str]) -> Task:
     settings = _checked(TaskSettings, common | _read_yaml(path / SETTINGS), path)
-    folders = sorted(entry.name for entry in path.iterdir() if _is_folder(entry))
-    presplit = {"train", "test"} <= set(folders) <= set(SPLITS)
-    parts = folders if presplit else ["."]
+    found = sorted(entry.name for entry in path.iterdir() if _is_folder(entry))
+    presplit = _split_folders(path, found)
+    parts = [presplit[part] for part in SPLITS if part in presplit] or ["."]
     classes = sorted({e.name for part in parts for e in (path / part).iterdir() if _is_folder(e)})
     if not classes:
         raise UserError(f"the task folder {path} has no sub-folder; make one per class")
@@ -127,15 +164,20 @@ def _task(path: Path, common: dict[str, Any]) -> Task:
         if folder not in classes:
             raise unknown_name(f"class folder (class_names in {path / SETTINGS})", folder, classes)
     names = tuple(settings.class_names.get(name, name.replace("_", " ")) for name in classes)
-    files = {part: _files(path, part, classes) for part in parts}
+    _check_names(path, dict(zip(classes, names, strict=True)))
+    files = {part: _files(path, part, classes, left_out) for part in parts}
     paths = [file for part in parts for file, _ in files[part]]
     labels = torch.tensor([label for part in parts for _, label in files[part]])
     empty = sorted(set(range(len(classes))) - set(labels.tolist()))
     if empty:
-        raise UserError(f"the class folder {classes[empty[0]]!r} of {path} has no image; add some")
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(
+            f"the class folder {classes[empty[0]]!r} of {path} has no image ({known}); add some"
+        )
     if presplit:
         ends = torch.tensor([0, *(len(files[part]) for part in parts)]).cumsum(0).tolist()
-        rows = {part: torch.arange(ends[i], ends[i + 1]) for i, part in enumerate(parts)}
+        kinds = [part for part in SPLITS if part in presplit]
+        rows = {part: torch.arange(ends[i], ends[i + 1]) for i, part in enumerate(kinds)}
     else:
         rows = _random_split(labels, path, settings.split)
     data = PictureData(FilePictures(path, paths), labels)
@@ -159,17 +201,34 @@ def _random_split(
     return {name: torch.cat(chosen).sort().values for name, chosen in rows.items()}
 
 
-def _files(path: Path, part: str, classes: list[str]) -> list[tuple[str, int]]:
-    return [
-        (str(file.relative_to(path)), label)
-        for label, name in enumerate(classes)
-        for file in sorted((path / part / name).glob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
-    ]
+def _check_names(path: Path, names: dict[str, str]) -> None:
+    # Class folder -> words.
+    folder_of: dict[str, str] = {}
+    for folder, words in names.items():
+        if words in folder_of:
+            raise UserError(
+                f"the class folders {folder_of[words]!r} and {folder!r} of {path} have the same words, "
+                f"{words!r}, so that one of them could never be answered; rename one (class_names in "
+                f"{SETTINGS})"
+            )
+        folder_of[words] = folder
+    for name in (path.name, *names):
+        if name != os.fsencode(name).decode("utf-8", "replace"):
+            raise UserError(f"{path}: the folder {name!a} has a name that is no UTF-8; rename it")
+
+
+def _files(
+    path: Path, part: str, classes: list[str], left_out: Counter[str]
+) -> list[tuple[str, int]]:
+    found = []
+    for label, name in enumerate(classes):
+        for file in image_files(path / part / name, left_out):
+            found.append((str(file.relative_to(path)), label))
+    return found
 
 
 def _is_folder(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
+    return entry.is_dir() and not is_stray(entry.name)
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
@@ -177,12 +236,20 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {reason}; correct it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must contain settings 'name: value'; found {content!r}; fix it")
+    names = content.get("class_names")
+    if isinstance(names, dict):  # 7 is a word for a class, and YAML reads it as a number
+        content["class_names"] = {_word(key): _word(value) for key, value in names.items()}
     return content
+
+
+def _word(value: Any) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if number else value
 
 
 def _checked(cls: type[AnySettings], values: dict[Any, Any], folder: Path) -> AnySettings:

@@ -5,6 +5,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -26,7 +27,33 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.seeds import derive_seed, local_seed
 from vlcl_toolkit.streams.data import ImageData, check_labels
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp"),
+    *(".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+}
+
+
+def is_stray(name: str) -> bool:
+    """Whether a file or folder is one that systems and editors leave behind (.DS_Store, ._a.jpg, __MACOSX)."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def image_files(folder: Path, left_out: Counter[str]) -> list[Path]:
+    """All image files below a folder, sorted; counts in `left_out` what else is there, by kind."""
+    found: list[Path] = []
+    for path, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_stray(name))
+        for name in files:
+            file = Path(path, name)
+            if is_stray(name):
+                continue
+            if file.suffix.lower() not in IMAGE_SUFFIXES:
+                left_out[file.suffix.lower() or "no suffix"] += 1
+            elif not file.is_file():  # a pipe, a socket, a link to nothing
+                left_out["no regular file"] += 1
+            else:
+                found.append(file)
+    return sorted(found)
 
 
 class Pictures(ABC):
@@ -73,17 +100,26 @@ class FilePictures(Pictures):
         path = self.name(index)
         try:
             with Image.open(path) as image:
-                if self.rgb:
-                    return image.convert("RGB")
-                image.load()
-                return image.copy()
+                return self._decoded(image)
         # What PIL's decoders raise on damaged files of the various formats.
         except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
             cause = getattr(error, "strerror", None) or str(error)
+            path = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise UserError(
                 f"cannot read the image {path}: {cause}; fetch it again, or leave such images out "
                 "with skip_unreadable"
             ) from error
+
+    def _decoded(self, image: Image.Image) -> Image.Image:
+        if image.mode.startswith(("I", "F")):  # PIL would cut these off at 255: white pictures
+            values = np.asarray(image)
+            if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+                raise ValueError(f"pixels of the mode {image.mode} have no known range")
+            image = Image.fromarray((values / 257).round().astype(np.uint8))  # 16 bits -> 8
+        if self.rgb:
+            return image.convert("RGB")
+        image.load()
+        return image.copy()
 
     def name(self, index: int) -> str:
         """Its path."""

@@ -13,7 +13,7 @@ from vlcl_toolkit.files import read_json, remove_temporary_files, write_atomic
 from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
 
 # What may differ between two calls that are the same run.
-_NOT_IDENTITY = ("versions", "backbone.pretrained", "settings_from")
+_NOT_IDENTITY = ("versions", "backbone.pretrained", "settings_from", "left_out_files")
 # Of what a run reads. Records of older versions have none, nor the activation.
 _FINGERPRINTS = ("pictures", "reference", "method_source")
 _NEWER = (*_FINGERPRINTS, "backbone.activation")

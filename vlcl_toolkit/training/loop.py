@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ def run(
         if folder.finished and progress and devices.is_main:
             print(f"read from {path}, finished {RunResult.finished_at(path):%Y-%m-%d %H:%M}")
         if not folder.finished:
+            if stream.left_out and progress and devices.is_main:
+                print(f"left out of {stream.id}, no images: {_counted(stream.left_out)}")
             with DelayedInterrupt() as interrupt, devices.computing():
                 session = Session(
                     learner,
@@ -196,9 +198,14 @@ def describe(method: Method, stream: TaskStream, seed: int, evaluate_all: bool) 
         "precision": clip.precision,
         "versions": library_versions(),
         **({"skipped_images": dict(stream.skipped)} if stream.skipped else {}),
+        **({"left_out_files": dict(stream.left_out)} if stream.left_out else {}),
         **_without_task_identity(method, stream),
         **_fingerprints(method, stream),
     }
+
+
+def _counted(files: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(files.items()))
 
 
 def _without_task_identity(method: Method, stream: TaskStream) -> dict[str, Any]:

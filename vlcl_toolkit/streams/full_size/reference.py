@@ -5,6 +5,7 @@ split; MoE-Adapters' auto-selector rejects by Tiny-ImageNet's training images.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from vlcl_toolkit.streams.base import Reference
 from vlcl_toolkit.streams.full_size.class_incremental import class_names
 from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
 from vlcl_toolkit.streams.location import VARIABLE, data_folder
-from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures, PictureData
+from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures, PictureData, image_files
 
 CAPTIONS = "conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"
 """Where the captions lie in the data folder; fetched by hand."""
@@ -61,7 +62,7 @@ def image_folder(path: Path) -> PictureData:
     """
     if not path.is_dir():
         raise UserError(f"there is no folder of reference images {path}; name an existing one")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    files = image_files(path, Counter())
     if not files:
         raise UserError(
             f"{path} contains no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name another folder"

@@ -1,0 +1,185 @@
+"""What lies in people's folders: layouts, file types, names, leftovers of systems."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import SETTINGS, tiny_clip
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.load import load_stream
+from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures
+from vlcl_toolkit.training.loop import run
+
+
+def put(path, colour=(200, 30, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+
+
+def fill(root, *folders, count=3):
+    for folder in folders:
+        for i in range(count):
+            put(root / folder / f"{i}.png")
+    return f"folder:{root}"
+
+
+def sizes(task):
+    return [len(part) for part in (task.train, task.validation, task.test)]
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "Test"), ("TRAIN", "TEST")])
+def test_a_folder_that_is_split_itself_is_one_task(names, tmp_path):
+    stream = load_stream(fill(tmp_path / "pets", *(f"{n}/{c}" for n in names for c in "ab")))
+    assert stream.names == ("pets",)
+    assert stream[0].class_names == ("a", "b")
+    assert sizes(stream[0]) == [6, 0, 6]
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "Val"])
+def test_validation_has_several_names(name, tmp_path):
+    parts = ("train", name, "test")
+    stream = load_stream(fill(tmp_path / "s", *(f"pets/{n}/{c}" for n in parts for c in "ab")))
+    assert sizes(stream[0]) == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    "parts", [("train", "val"), ("train", "test", "extra"), ("train", "val", "valid", "test")]
+)
+def test_what_is_not_clear_is_refused(parts, tmp_path):
+    fill(tmp_path / "s", *(f"pets/{n}/{c}" for n in parts for c in "ab"))
+    with pytest.raises(
+        UserError, match="has train and test, may have validation, and nothing else"
+    ):
+        load_stream(f"folder:{tmp_path / 's'}")
+
+
+def test_a_train_is_a_class(tmp_path):
+    stream = load_stream(fill(tmp_path / "s", "vehicles/bus", "vehicles/train"))
+    assert stream[0].class_names == ("bus", "train")
+
+
+# Files
+
+
+def test_every_kind_of_image_is_read_also_in_sub_folders(tmp_path):
+    folder = tmp_path / "s" / "t" / "a"
+    for suffix in IMAGE_SUFFIXES:
+        put(folder / f"one{suffix}")
+        put(folder / "deep" / "er" / f"two{suffix.upper()}")
+    fill(tmp_path / "s", "t/b")
+    (task,) = load_stream(f"folder:{tmp_path / 's'}")
+    labels = [label for part in (task.train, task.validation, task.test) for label in part.labels]
+    assert labels.count(0) == 2 * len(IMAGE_SUFFIXES)
+    for part in (task.train, task.validation, task.test):
+        assert all(image.shape == (3, 8, 8) for image, _ in part)
+
+
+def test_what_is_left_out_is_counted_and_told(tmp_path, capsys):
+    name = fill(tmp_path / "s", "t/a", "t/b", count=5)
+    (tmp_path / "s" / "t" / "a" / "notes.txt").write_text("x")
+    (tmp_path / "s" / "t" / "b" / "scan.PDF").write_text("x")
+    os.mkfifo(tmp_path / "s" / "t" / "b" / "pipe.png")
+    stream = load_stream(name)
+    assert stream.left_out == {".txt": 1, ".pdf": 1, "no regular file": 1}
+    result = run("finetune", stream, tiny_clip(), config=SETTINGS, out=tmp_path / "run")
+    assert result.config["left_out_files"] == dict(stream.left_out)
+    assert "no images: 1 .pdf, 1 .txt, 1 no regular file" in capsys.readouterr().out
+
+
+def test_leftovers_of_systems_are_no_tasks_classes_or_images(tmp_path):
+    name = fill(tmp_path / "s", "t/a", "t/b")
+    for stray in ("__MACOSX/t/a", ".ipynb_checkpoints", "t/.ipynb_checkpoints", "t/__MACOSX"):
+        put(tmp_path / "s" / stray / "x.png")
+    for stray in ("._0.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "s" / "t" / "a" / stray).write_bytes(b"\0\0")
+    stream = load_stream(name)
+    assert stream.names == ("t",)
+    assert stream[0].class_names == ("a", "b")
+    assert sum(sizes(stream[0])) == 6
+    assert not stream.left_out
+
+
+def test_a_class_without_an_image_says_what_an_image_is(tmp_path):
+    name = fill(tmp_path / "s", "t/a")
+    (tmp_path / "s" / "t" / "b").mkdir()
+    (tmp_path / "s" / "t" / "b" / "x.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"'b' of .* has no image \(\.bmp, .*\.tiff"):
+        load_stream(name)
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    ramp = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    Image.fromarray(ramp.astype(np.int32), mode="I").save(tmp_path / "b.tiff")
+    expected = (ramp / 257).round().astype(np.uint8)
+    for file in ("a.png", "b.tiff"):
+        for rgb in (True, False):
+            image = np.asarray(FilePictures(tmp_path, [file], rgb=rgb)[0])
+            assert np.array_equal(image[..., 0] if rgb else image, expected)
+
+
+def test_pixels_without_a_range_are_no_image(tmp_path):
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=r"a\.tiff: pixels of the mode F have no known range"):
+        FilePictures(tmp_path, ["a.tiff"])[0]
+
+
+# Names
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path):
+    name = fill(tmp_path / "s", "t/red_cat", "t/red cat")
+    with pytest.raises(UserError, match="have the same words, 'red cat'"):
+        load_stream(name)
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    name = fill(tmp_path / "s", "t/a", "t/b")
+    odd = os.fsencode(tmp_path / "s" / "t" / "a") + b"/\xff.png"
+    with open(odd, "wb") as file:
+        file.write(b"no image")
+    stream = load_stream(name)
+    pictures = stream[0].train.pictures
+    (place,) = (i for i, path in enumerate(pictures.paths) if "\udcff" in path)
+    with pytest.raises(UserError, match=r"cannot read the image .*\\xff\.png"):
+        pictures[place]
+    assert run(
+        "zero_shot", load_stream(name, skip_unreadable=True), tiny_clip(), out=tmp_path / "run"
+    )
+    os.rename(tmp_path / "s" / "t" / "b", os.fsencode(tmp_path / "s" / "t") + b"/\xfe")
+    with pytest.raises(UserError, match=r"'\\udcfe' has a name that is no UTF-8"):
+        load_stream(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class_names: {a: 7, b: 2024}", None),
+        ("class_names: {a: no, b: yes}", "class_names"),
+        ("class_names: {a: null, b: x}", "class_names"),
+        ("class_names: {a: [x], b: y}", "class_names"),
+        ("templates: [7]", "templates"),
+        ("templates: 7", "templates"),
+        ("split: {train: most}", "train"),
+        ("split: {train: null, test: 0.5}", "train"),
+        ("split: {train: .nan, test: 0.5}", "train"),
+        ("split: [1, 2]", "split"),
+        ("a: &a [*a]", "YAML|unknown"),
+        ("order: 3", "order"),
+        ("order: " + "[" * 3000 + "]" * 3000, "not valid YAML"),
+    ],
+)
+def test_values_of_task_yaml(text, message, tmp_path):
+    name = fill(tmp_path / "s", "t/a", "t/b")
+    where = tmp_path / "s" if text.startswith("order") else tmp_path / "s" / "t"
+    (where / "task.yaml").write_text(text)
+    if message is None:
+        assert load_stream(name)[0].class_names == ("7", "2024")
+        return
+    with pytest.raises(UserError, match=message):
+        load_stream(name)
