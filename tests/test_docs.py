@@ -1,5 +1,6 @@
 """The documents say what the code knows, and what they point to is there."""
 
+import math
 import re
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def test_steps_and_published_scores_are_those_of_the_recipes(row):
         assert scores == "not known here"
         return
     mark = "" if entries[0].verified else "?"
-    assert scores == " / ".join(f"{entries[0].scores[score]:.1f}{mark}" for score in SCORES)
+    published = [entries[0].scores[score] for score in SCORES]
+    assert scores == " / ".join("–" if math.isnan(x) else f"{x:.1f}{mark}" for x in published)
 
 
 MARKDOWN = [path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.parts)]

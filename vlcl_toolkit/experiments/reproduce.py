@@ -26,6 +26,9 @@ DRY_RUN_SETTINGS: dict[str, dict[str, Any]] = {
     "diki": {"epochs": 1, "batch_size": 256, "shrinkage": "auto"},
     "prefix_tuning": {"epochs": 1, "batch_size": 256, "shrinkage": "auto"},
     "rail": {"width": 100},
+    "lora": {"iterations": 2, "warmup": 1, "batch_size": 8, "rank": 4},
+    "nusa_cl": {"iterations": 2, "warmup": 1, "batch_size": 8, "rank": 4},
+    "keeplora": {"epochs": 1, "task_epochs": {}, "batch_size": 256, "rank": 4},
     "moe_adapters": {
         "iterations": 2,
         "warmup": 1,
