@@ -310,3 +310,14 @@ def test_captions_without_their_images(tmp_path):
 def test_stop_after_counts_tasks():
     with pytest.raises(UserError, match="stop_after counts tasks, at least 1; found 0"):
         run_recipe("mtil-order-I/diki", stop_after=0)
+
+
+@pytest.mark.parametrize("name", ["mtil-order-I/zero_shot", "xtail-order-I/zero_shot"])
+def test_only_the_chosen_data_sets_have_to_be_there(name, tmp_path, capsys):
+    root = write_imitations(tmp_path / "data", ["DTD", "EuroSAT"])
+    command = ["recipe", name, "--data", str(root), "--dry-run", "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert main([*command, "--tasks", "EuroSAT,DTD"]) == 0
+    result = RunResult.load(tmp_path / "run")
+    assert result.order == ["EuroSAT", "DTD"]
+    assert "2 tasks were learned, 1" in capsys.readouterr().out

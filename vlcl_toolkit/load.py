@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -162,23 +162,32 @@ def stream_names() -> tuple[str, ...]:
     return (*_BUILT_IN, *_OWN)
 
 
-def load_stream(name: str = "mini", **options: Any) -> TaskStream:
+def load_stream(
+    name: str = "mini", *, tasks: Sequence[int | str] | None = None, **options: Any
+) -> TaskStream:
     """Load a stream by name.
 
     Args:
         name: "mini" (embedded), "mtil", "mtil-II", "mtil-5shot", "mtil-16shot", "xtail-16shot", "cifar100-10", ...
             (see `stream_names`), "folder:/path" (see `folder.py`), or one of `register_stream`.
+        tasks: only these (names or indices), in this order; of MTIL and X-TAIL given by name, only
+            their data sets have to be there.
         options: of your own stream, those of its function; of full-size streams and folders:
             root: folder of the data sets; default: the environment variable VLCL_DATA.
             cache: folder for decoded images. skip_unreadable: leave out damaged images.
             verify: False for data sets whose sizes are not the published ones.
-            split: of MTIL, "zscl" or "coop". sets: of MTIL, only these. seed: of few-shot sampling.
+            split: of MTIL, "zscl" or "coop". sets: of MTIL and X-TAIL, only these. seed: of few-shot sampling.
             reference: "imagenet", "tinyimagenet" or a folder of images; captions: a file of
             sentences; see `reference_source`.
 
     Raises:
         UserError: unknown name or option; a data set is missing or damaged.
     """
+    if tasks is not None:
+        names = [task for task in tasks if isinstance(task, str) and not task.isdecimal()]
+        if len(names) == len(tasks) and (name in MTIL or name in XTAIL):
+            options.setdefault("sets", names)
+        return load_stream(name, **options).subset(tasks)
     if name.startswith(_FOLDER):
         from vlcl_toolkit.streams.folder import folder_stream
 

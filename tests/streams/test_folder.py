@@ -88,7 +88,11 @@ def test_settings(own):
         ("task.yaml", {"split": {"train": 1.4, "test": -0.4}}, "number from 0 to 1; found 1.4"),
         ("task.yaml", {"split": {"seed": 0.5}}, "seed must be a whole number .*found 0.5"),
         ("tools/task.yaml", {"class_names": {"sow": "x"}}, "'sow'; did you mean 'saw'"),
-        ("tools/task.yaml", {"class_names": {"saw": None}}, "of .*tools: class_names must be .*text"),
+        (
+            "tools/task.yaml",
+            {"class_names": {"saw": None}},
+            "of .*tools: class_names must be .*text",
+        ),
         ("tools/task.yaml", {"templates": ["x"]}, "needs exactly one {} for the class name"),
     ],
 )

@@ -290,7 +290,7 @@ def test_missing_split_file_is_named(mtil_root, tmp_path):
     ("options", "message"),
     [
         ({"split": "zsc"}, "unknown split 'zsc'; did you mean 'zscl'"),
-        ({"sets": ["Cars"]}, "unknown data set of MTIL 'Cars'; did you mean 'StanfordCars'"),
+        ({"sets": ["Cars"]}, "unknown data set 'Cars'; did you mean 'StanfordCars'"),
         ({"rot": "."}, "unknown option of 'mtil' 'rot'; did you mean 'root'"),
     ],
 )

@@ -16,7 +16,7 @@ from vlcl_toolkit.experiments.published_results import (
     published_for,
     published_results,
 )
-from vlcl_toolkit.experiments.published_runs import Recipe, recipes, training_steps
+from vlcl_toolkit.experiments.published_runs import Recipe, recipes, training_images, training_steps
 from vlcl_toolkit.streams.label_space import LABEL_SPACES
 from vlcl_toolkit.training.metrics import class_incremental_scores, metric_vectors
 from vlcl_toolkit.training.results import RunResult
@@ -146,6 +146,9 @@ def caveats(result: RunResult, recipe: Recipe) -> list[str]:
             f"backbone {backbone['name']} ({backbone['pretrained']}) instead of {recipe.backbone} "
             f"({recipe.pretrained})"
         )
+    expected = training_images(recipe)
+    if expected is not None and len(result.order) != len(expected):
+        found.append(f"{len(result.order)} tasks were learned, {len(expected)} were published")
     found += _changed_settings(result, recipe)
     space = config["label_space"]
     found.append(f"label space {space!r}: an image is classified among {LABEL_SPACES[space]}")

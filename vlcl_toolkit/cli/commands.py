@@ -26,7 +26,6 @@ def run(
     method: str,
     sources: Chosen = DEFAULT,
     order: str | None = None,
-    tasks: str | None = None,
     few_shot: int | None = None,
     options: Run = ONE_RUN,
 ) -> None:
@@ -37,15 +36,12 @@ def run(
     Args:
         method: Name of the method, e.g. finetune.
         order: Task names or indices, comma-separated, each once; "reversed" or "alphabetical".
-        tasks: Learn only these tasks (names or indices, comma-separated).
         few_shot: Training images per class; all by default.
     """
     from vlcl_toolkit.cli.tables import print_run
     from vlcl_toolkit.training.loop import run as run_method
 
     chosen = sources.load_stream()
-    if tasks is not None:
-        chosen = chosen.subset([key.strip() for key in tasks.split(",")])
     if order is not None:
         chosen = chosen.reorder(order)
     if few_shot is not None:

@@ -80,10 +80,15 @@ class DataOptions:
     """Reference images: imagenet, tinyimagenet (both in the data folder), or a folder of images."""
     captions: Path | None = None
     """Reference sentences: a file with lines "caption<TAB>address"."""
+    tasks: str | None = None
+    """Learn only these tasks, in this order (names or indices, comma-separated); of MTIL and X-TAIL, only their data
+    sets have to be there."""
 
     def options(self) -> dict[str, Any]:
         """The options that were given, as `load_stream` calls them."""
         options = {name: value for name, value in asdict(self).items() if value}
+        if "tasks" in options:
+            options["tasks"] = [key.strip() for key in options["tasks"].split(",")]
         if "data" in options:
             options["root"] = options.pop("data")
         if options.pop("unverified", False):

@@ -63,11 +63,8 @@ def mtil_stream(
     if split not in (None, "zscl", "coop"):
         raise unknown_name("split", split, ("zscl", "coop"))
     chosen = variant.split if split is None else cast(Split, split)
-    order = facts("mtil")["orders"][variant.order]
-    for wanted in sets or ():
-        if wanted not in order:
-            raise unknown_name("data set of MTIL", wanted, order)
-    tasks = [mtil_task(n, location, chosen) for n in order if sets is None or n in sets]
+    order = chosen_sets(facts("mtil")["orders"][variant.order], sets)
+    tasks = [mtil_task(data_set, location, chosen) for data_set in order]
     verified = "" if location.verify else "-unverified"
     stream = TaskStream(
         id="mtil" if chosen == "zscl" else "mtil-coop",
@@ -79,6 +76,18 @@ def mtil_stream(
         stream = stream.few_shot(variant.shots, seed)
     ready, skipped = location.prepare(stream.tasks)
     return replace(stream, tasks=ready, skipped=skipped)
+
+
+def chosen_sets(order: Sequence[str], sets: Sequence[str] | None) -> list[str]:
+    """The data sets of an order that were asked for; None: all.
+
+    Raises:
+        UserError: one of `sets` is not in `order`.
+    """
+    for wanted in sets or ():
+        if wanted not in order:
+            raise unknown_name("data set", wanted, order)
+    return [name for name in order if sets is None or name in sets]
 
 
 def mtil_task(name: str, location: DataLocation, split: Split = "zscl") -> Task:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.base import Reference, Task, TaskStream
-from vlcl_toolkit.streams.full_size.mtil import mtil_task
+from vlcl_toolkit.streams.full_size.mtil import chosen_sets, mtil_task
 from vlcl_toolkit.streams.location import DataLocation, fingerprint
 from vlcl_toolkit.streams.pictures import joined
 from vlcl_toolkit.streams.splits import XTAIL, facts
@@ -25,6 +25,7 @@ def xtail_stream(
     name: str = "xtail-16shot",
     location: DataLocation | None = None,
     *,
+    sets: Sequence[str] | None = None,
     seed: int = 0,
     reference: Callable[[], Reference] | None = None,
 ) -> TaskStream:
@@ -33,6 +34,7 @@ def xtail_stream(
     Args:
         name: a key of `XTAIL`.
         location: where the files are and how they are read; None: defaults.
+        sets: only these data sets, in the order of `name`.
         seed: of the few-shot draws.
         reference: reference data of the stream, see `reference_source`.
 
@@ -40,7 +42,7 @@ def xtail_stream(
         UserError: a set is missing or damaged, or its sizes differ from the published ones.
     """
     variant, location = XTAIL[name], location or DataLocation()
-    order = facts("mtil")["orders"][variant.order]
+    order = chosen_sets(facts("mtil")["orders"][variant.order], sets)
     tasks = [_task(data_set, location, variant.shots, seed) for data_set in order]
     verified = "" if location.verify else "-unverified"
     stream = TaskStream(
