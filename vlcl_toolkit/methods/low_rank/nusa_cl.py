@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlcl_toolkit.methods.low_rank.config import NusaClConfig
 from vlcl_toolkit.methods.low_rank.lora import Lora
+from vlcl_toolkit.methods.low_rank.subspaces import shares
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.streams.base import Task
 
@@ -50,8 +51,7 @@ def null_space(
 ) -> tuple[Float[Tensor, "width r"], Float[Tensor, "width r"]]:
     """Step 1: left and right singular vectors, r <= rank of them, the largest singular value first."""
     left, values, right = torch.linalg.svd(weight.float())
-    shares = values.square().cumsum(0) / values.square().sum()
-    used = int((shares < cutoff).sum()) + 1
+    used = int((shares(values.square()) < cutoff).sum()) + 1
     count = min(max(0, len(values) - used), rank)
     start = len(values) - count
     return left[:, start:], right[start:].T

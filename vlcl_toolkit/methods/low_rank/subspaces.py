@@ -29,7 +29,7 @@ def first_basis(
     if share <= _NONE:
         return moments.new_zeros(len(moments), 0, dtype=torch.float32)
     values, vectors = _decomposed(moments)
-    count = max(1, int((values.cumsum(0) / values.sum() < share).sum()))
+    count = max(1, int((shares(values) < share).sum()))
     return vectors[:, :count].float()
 
 
@@ -49,12 +49,18 @@ def extended_basis(
     left = moments - known @ (known.T @ moments)
     left = left - (left @ known) @ known.T
     values, vectors = _decomposed(left)
-    total = moments.diagonal().sum()
-    held = 1 - values.sum() / total + torch.cat((values.new_zeros(1), values.cumsum(0) / total))
+    residual = float(values.sum() / moments.diagonal().sum())
+    held = 1 - residual + residual * torch.cat((torch.zeros(1).double(), shares(values)))
     needed = min(int((held[:-1] < share).sum()), width - count)
     if not needed:
         return basis
     return torch.linalg.qr(torch.cat((known, vectors[:, :needed]), dim=1)).Q.float()
+
+
+def shares(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Of the sum: each value together with those before it. On the CPU, where the sum's order is settled."""
+    sums = values.double().cpu().cumsum(0)
+    return sums / sums[-1]
 
 
 def _decomposed(moments: Tensor) -> tuple[Tensor, Tensor]:
