@@ -72,7 +72,8 @@ def load_clip(
 def _load_open_clip(
     name: str, pretrained: str | None, checkpoint: Path | None
 ) -> tuple[nn.Module, str]:
-    config = open_clip.get_model_config(name)
+    # A name with a schema (hf-hub:, local-dir:) would be looked for in the network.
+    config = None if ":" in name else open_clip.get_model_config(name)
     if config is None:
         raise unknown_name("backbone", name, ["mini", *open_clip.list_models()])
     vision, text = config["vision_cfg"], config["text_cfg"]

@@ -5,13 +5,12 @@ Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its 
 """
 
 import contextlib
+import io
 import os
 import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import tyro
 
 from vlcl_toolkit.errors import UserError
 
@@ -23,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on ``arguments`` (default: those of the process); the exit code."""
     # Nothing of the miniature needs a hub, and a machine without a network should not be asked to wait for one.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from vlcl_toolkit.cli.commands import COMMANDS
+    try:
+        from vlcl_toolkit.cli.commands import COMMANDS
+    except KeyboardInterrupt:
+        print("vlcl: interrupted before it began", file=sys.stderr)
+        return INTERRUPTED
 
     # Of torchrun's processes the first one speaks; `sharding.process_group` says the same, but imports torch.
     started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
@@ -42,6 +45,11 @@ def run_command(
     Args:
         first: of several processes one speaks; whether this is the one.
     """
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(
+            output, io.TextIOWrapper
+        ):  # an arrow is no reason to end, whatever the locale
+            output.reconfigure(errors="backslashreplace")
     with contextlib.ExitStack() as stack:
         if not first:
             stack.enter_context(
@@ -53,6 +61,8 @@ def run_command(
 def _run(
     commands: dict[str, Any] | Callable[..., Any], arguments: Sequence[str] | None, first: bool
 ) -> int:
+    import tyro  # late: what is interrupted while it starts should say so in one line
+
     options: dict[str, Any] = {"args": arguments, "config": (tyro.conf.OmitArgPrefixes,)}
     try:
         if isinstance(commands, dict):
@@ -62,7 +72,8 @@ def _run(
             )
         else:
             tyro.cli(commands, **options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell: >&-
+            sys.stdout.flush()
     except UserError as error:
         if first or error.of_one_process:
             print(f"vlcl: {error}", file=sys.stderr)

@@ -235,6 +235,8 @@ def find_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
+        if found.type == "meta":  # has no numbers
+            raise RuntimeError
     except (RuntimeError, AssertionError) as error:
         named = "no CUDA device" if str(device) == "cuda" else f"no device {str(device)!r}"
         raise UserError(f"{named} is available on this machine; use 'cpu' or 'auto'") from error

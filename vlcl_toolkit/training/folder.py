@@ -70,12 +70,18 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self.finished:
-            self.history.close()
-        self._lock.__exit__()
+        try:
+            if not self.finished:
+                self.history.close()
+        except UserError:
+            if exception[0] is None:  # else the first error is the one to tell
+                raise
+        finally:
+            self._lock.__exit__()
 
     def _open(self) -> None:
-        remove_temporary_files(self.path)
+        for folder in (self.path, self.path / "probes"):
+            remove_temporary_files(folder)
         self._claim()
         result = self.path / "result.json"
         self.finished = result.is_file() and read_json(result).get("complete") is True
@@ -179,9 +185,16 @@ class History:
         return {"bytes": self._bytes, "crc32": self._crc}
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file.
+
+        Raises:
+            UserError: what was still to be written could not be.
+        """
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:
+                raise self._cannot_write(error) from error
 
     def _cannot_write(self, error: OSError) -> UserError:
         cause = error.strerror or str(error)

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from vlcl_toolkit.clip.model import Clip
-from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.load import load_clip, load_stream
 from vlcl_toolkit.methods import Batch, Method, make_method, method_class
 from vlcl_toolkit.methods.presets import choose_settings
@@ -77,10 +78,14 @@ def run(
             enough memory or devices.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved (press twice not to wait for it).
     """
+    if sys.platform == "win32":
+        raise UserError("runs need Linux or macOS (locks, atomic files); on Windows, use WSL")
     stream = load_stream(stream) if isinstance(stream, str) else stream
     cls = method_class(method)
     clip = load_clip(clip) if isinstance(clip, str) else clip
+    given = config if isinstance(config, Mapping) else {}
     config, source = choose_settings(cls, clip.name, stream.id, config)
+    _check_task_names(config, given, stream)
     learner = make_method(cls, clip, config)
     description = describe(learner, stream, seed, evaluate_all) | {"settings_from": source}
     probed = ProbeConfig() if probes is True else probes or None
@@ -110,6 +115,15 @@ def run(
     if callback is not None and devices.is_main and result.complete:
         callback(DoneEvent(result))
     return result
+
+
+def _check_task_names(config: Any, given: Mapping[str, Any], stream: TaskStream) -> None:
+    # Presets name tasks of whole benchmarks; what a user names has to be there.
+    for setting in given:
+        value = getattr(config, setting)
+        for name in value if setting.startswith("task_") and isinstance(value, Mapping) else ():
+            if name not in stream.names:
+                raise unknown_name(f"task in {setting}", name, stream.names)
 
 
 def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> None:

@@ -1,0 +1,109 @@
+"""The command line where the terminal, the locale or the disk is not as usual."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.tiny import SETTINGS, tiny_clip, tiny_stream
+from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.load import load_clip
+from vlcl_toolkit.training import loop
+from vlcl_toolkit.training.folder import History
+from vlcl_toolkit.training.loop import run
+
+SHOW = [sys.executable, "-m", "vlcl_toolkit.cli", "show"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "run"
+    return run(
+        "finetune", tiny_stream(), tiny_clip(), config=SETTINGS, out=path, progress=False
+    ).folder
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_locale_without_arrows(encoding, folder):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([*SHOW, str(folder)], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"Transfer" in done.stdout
+
+
+def test_output_that_is_closed(folder):
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *SHOW, str(folder)], capture_output=True, check=False
+    )
+    assert done.returncode in (0, 2)
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_interrupt_while_it_starts_is_one_line():
+    command = [sys.executable, "-m", "vlcl_toolkit.cli", "run", "--method", "finetune"]
+    for seconds in (1.0, 2.5):
+        started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        started.send_signal(signal.SIGINT)
+        _, errors = started.communicate(timeout=60)
+        assert started.returncode == 130
+        assert b"Traceback" not in errors
+        assert len(errors.splitlines()) <= 1
+
+
+def test_a_full_disk_is_told_once_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            self.file.close()
+            self.flush()
+
+    options = {"config": SETTINGS, "progress": False}
+    whole = run("finetune", tiny_stream(), tiny_clip(), out=tmp_path / "whole", **options)
+    rewind = History.rewind
+
+    def full(self, mark):
+        rewind(self, mark)
+        self._file = Full(self._file)
+
+    monkeypatch.setattr(History, "rewind", full)
+    with pytest.raises(UserError, match=r"cannot write .*history\.jsonl: No space left on device"):
+        run("finetune", tiny_stream(), tiny_clip(), out=tmp_path / "run", **options)
+    monkeypatch.undo()
+    run("finetune", tiny_stream(), tiny_clip(), out=tmp_path / "run", **options)
+    for name in ("accuracy.csv", "history.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_misspelled_task_in_a_setting_is_named(tmp_path):
+    config = SETTINGS | {"task_learning_rates": {"pet": 1e-3}}
+    with pytest.raises(
+        UserError, match="unknown task in task_learning_rates 'pet'; did you mean 'pets'"
+    ):
+        run("finetune", tiny_stream(), tiny_clip(), config=config, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"device": "meta"}, "no device 'meta'"), ({"name": "hf-hub:org/model"}, "unknown backbone")],
+)
+def test_backbones_that_cannot_be(options, message):
+    with pytest.raises(UserError, match=message):
+        load_clip(**options)
+
+
+def test_windows_is_told_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop.sys, "platform", "win32")
+    with pytest.raises(UserError, match="on Windows, use WSL"):
+        run("finetune", tiny_stream(), tiny_clip(), out=tmp_path)
