@@ -226,7 +226,7 @@ def test_lost_files_stop_a_resumed_run(tmp_path: Path):
             raise StopRun
 
     record("finetune", tmp_path, callback=stop)
-    (tmp_path / "probes" / "weights_01.safetensors").unlink()
+    (tmp_path / "probes" / "weights_01.bin").unlink()
     with pytest.raises(UserError, match=r"weights_01.*vlcl run --probes --out"):
         record("finetune", tmp_path)
     shutil.rmtree(tmp_path / "probes")

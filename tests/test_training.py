@@ -57,7 +57,7 @@ def assert_identical(folder, finished):
         assert (folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
     records = [json.loads((f / "result.json").read_text()) for f in (folder, finished.folder)]
     for record in records:
-        del record["seconds"], record["peak_memory_mib"]
+        del record["seconds"], record["peak_memory_mib"], record["sha256"]
     assert records[0] == records[1]
     weights = [CheckpointStore(f / "checkpoints").load() for f in (folder, finished.folder)]
     assert weights[0].tensors.keys() == weights[1].tensors.keys()
@@ -76,7 +76,7 @@ def test_the_folder_is_as_promised(finished):
     assert record.keys() == {
         *("method", "stream", "order", "seed", "zero_shot", "accuracy", "metrics", "held_out"),
         *("validation", "trainable_parameters", "total_parameters", "seconds"),
-        *("metrics_defined_by", "peak_memory_mib", "complete"),
+        *("metrics_defined_by", "peak_memory_mib", "complete", "files", "sha256"),
     }
     assert record["complete"] is True
     assert record["order"] == ["pets", "food"]
@@ -493,7 +493,7 @@ def test_names_are_looked_up(tmp_path):
     [
         ("config.json", None, r"no run in .*: config\.json is missing"),
         ("result.json", None, r"no run in .*: result\.json is missing"),
-        ("history.jsonl", None, r"no run in .*: history\.jsonl is missing"),
+        ("history.jsonl", None, r"history\.jsonl is missing"),
         ("result.json", "{", r"result\.json is damaged"),
         ("result.json", "[]", "does not hold a JSON object"),
         ("result.json", "{}", "is not a run's result"),

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,6 +43,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or is not a JSON object.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file; restore it, or choose another folder")
     if not path.is_file():
         raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
     try:
@@ -52,6 +54,50 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a JSON object; restore it or run again")
     return content
+
+
+def write_sealed(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON object together with a hash of it, which `read_sealed` compares."""
+    sealed = record | {"sha256": _seal(record)}
+    write_atomic(path, json.dumps(sealed, indent=1).encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a JSON object; one without a hash is taken as it is (older versions wrote none).
+
+    Raises:
+        UserError: it is missing, is no JSON object, or not what was written.
+    """
+    record = read_json(path)
+    if record.pop("sha256", None) not in (None, _seal(record)):
+        raise UserError(f"{path} is damaged: it is not what the run wrote; restore it or run again")
+    return record
+
+
+def _seal(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_files(folder: Path, known: Mapping[str, str], *names: str) -> None:
+    """Compare files of a folder with their hashes.
+
+    Args:
+        known: file -> SHA-256. names: those to look at; one that ends in "/" stands for all in that
+            folder; what is not known is passed over.
+
+    Raises:
+        UserError: one is missing, or not what was written.
+    """
+    for name, digest in known.items():
+        if name not in names and f"{name.rpartition('/')[0]}/" not in names:
+            continue
+        path = folder / name
+        fault = "is missing"
+        if path.is_file():
+            fault = "" if sha256_of(path) == digest else "is damaged: it is not what the run wrote"
+        if fault:
+            raise UserError(f"{path} {fault}; restore it, or run again in another folder")
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:

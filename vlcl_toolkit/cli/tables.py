@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import read_json
+from vlcl_toolkit.files import check_files, read_json, read_sealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,13 +57,17 @@ def print_run(folder: str | Path) -> None:
     Raises:
         UserError: there is no run, or its files are damaged.
     """
-    config, record = (read_json(Path(folder, name)) for name in ("config.json", "result.json"))
+    config, record = (
+        read_json(Path(folder, "config.json")),
+        read_sealed(Path(folder, "result.json")),
+    )
+    check_files(Path(folder), record.get("files", {}), "config.json", "history.jsonl")
     try:
-        table, summary = _run_table(config, record), _run_summary(record)
+        console = Console()
+        table, summary = _run_table(config, record, console.width), _run_summary(record)
     except (KeyError, TypeError, ValueError) as error:
         path = Path(folder, "result.json")
         raise UserError(f"{path} is not a run's result ({error!r}); run it again") from error
-    console = Console()
     console.print(table)
     for line in summary:
         console.print(line)
@@ -72,7 +76,7 @@ def print_run(folder: str | Path) -> None:
         console.print("[yellow]interrupted: the same run goes on where it stopped[/yellow]")
 
 
-def _run_table(config: dict[str, Any], record: dict[str, Any]) -> Table:
+def _run_table(config: dict[str, Any], record: dict[str, Any], width: int) -> Table:
     backbone, held_out = config["backbone"], record["held_out"]
     table = Table(
         title=f"{record['method']} on {record['stream']}, seed {record['seed']} (accuracy in percent)",
@@ -81,6 +85,10 @@ def _run_table(config: dict[str, Any], record: dict[str, Any]) -> Table:
         f"backbone {backbone['name']} {backbone['weights_sha256'][:12]}; "
         f"settings: {config.get('settings_from', 'not recorded')}",
     )
+    needed = [*map(len, record["order"]), *(len(name) + 2 for name in held_out)]
+    if max(map(len, ("zero-shot", *record["order"]))) + sum(max(n, 5) + 2 for n in needed) > width:
+        _add_ends(table, record)
+        return table
     table.add_column("after", no_wrap=True)
     for name in record["order"]:
         table.add_column(name, justify="right")
@@ -91,6 +99,21 @@ def _run_table(config: dict[str, Any], record: dict[str, Any]) -> Table:
         table.add_row(stage, *map(percent, (*row, *unseen)))
     table.add_section()
     return table
+
+
+def _add_ends(table: Table, record: dict[str, Any]) -> None:
+    # For many tasks: of each column its ends, and what was just learned.
+    table.add_column("task", overflow="fold")
+    for title in ("zero-shot", "just learned", "at the end"):
+        table.add_column(title, justify="right")
+    rows = record["accuracy"]
+    for place, name in enumerate(record["order"]):
+        cells = (record["zero_shot"][place], rows[place][place], rows[-1][place])
+        table.add_row(name, *map(percent, cells))
+    for name, values in record["held_out"].items():
+        table.add_row(f"({name})", percent(values[0]), "", percent(values[-1]))
+    table.add_section()
+    table.caption = f"all rows: accuracy.csv in the run folder; {table.caption}"
 
 
 def _run_summary(record: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """How far weights moved, by tower and block."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -83,24 +84,25 @@ class PreviousWeights:
         self.folder = folder / "probes"
 
     def _path(self, stage: int) -> Path:
-        return self.folder / f"weights_{stage:02d}.safetensors"
+        return self.folder / f"weights_{stage:02d}.bin"
 
     def save(self, stage: int, now: Weights, frozen: Weights) -> None:
-        """Keep what differs from the frozen weights, of this stage and the one before."""
+        """Keep what differs from the frozen weights, of this stage and the one before, behind a hash of it."""
         changed = {
             name: value.cpu().contiguous()
             for name, value in now.items()
             if name not in frozen or not torch.equal(value, frozen[name])
         }
         make_folder(self.folder)
-        write_atomic(self._path(stage), safetensors.torch.save(changed))
+        content = safetensors.torch.save(changed)
+        write_atomic(self._path(stage), hashlib.sha256(content).digest() + content)
         self._path(stage - 2).unlink(missing_ok=True)
 
     def load(self, stage: int, frozen: Weights) -> Weights:
         """Weights after a stage; 0: the frozen ones.
 
         Raises:
-            UserError: the file is missing.
+            UserError: the file is missing or damaged.
         """
         if stage == 0:
             return frozen
@@ -110,9 +112,15 @@ class PreviousWeights:
                 f"{path} is missing, so probes cannot be continued; record them again in another "
                 "folder: vlcl run --probes --out DIR"
             )
-        return frozen | safetensors.torch.load_file(path)
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise UserError(
+                f"{path} is damaged, so probes cannot be continued; record them again in another "
+                "folder: vlcl run --probes --out DIR"
+            )
+        return frozen | safetensors.torch.load(content[32:])
 
     def clear(self) -> None:
         """Delete the files, once the run is complete."""
-        for path in self.folder.glob("weights_*.safetensors"):
+        for path in self.folder.glob("weights_*.bin"):
             path.unlink()

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import read_json, remove_temporary_files, write_atomic
+from vlcl_toolkit.files import (
+    read_json,
+    read_sealed,
+    remove_temporary_files,
+    sha256_of,
+    write_atomic,
+    write_sealed,
+)
 from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
 
 # What may differ between two calls that are the same run.
@@ -83,8 +90,7 @@ class RunFolder:
         for folder in (self.path, self.path / "probes"):
             remove_temporary_files(folder)
         self._claim()
-        result = self.path / "result.json"
-        self.finished = result.is_file() and read_json(result).get("complete") is True
+        self.finished = self._is_finished()
         if not self.finished:
             remove_temporary_files(self.path / "checkpoints")
             self.store = CheckpointStore(self.path / "checkpoints")
@@ -92,17 +98,23 @@ class RunFolder:
 
     def follow(self) -> None:
         """Only read what another process of the same run has opened."""
-        result = self.path / "result.json"
-        self.finished = result.is_file() and read_json(result).get("complete") is True
+        self.finished = self._is_finished()
         self.store = CheckpointStore(self.path / "checkpoints")
+
+    def _is_finished(self) -> bool:
+        result = self.path / "result.json"
+        return result.exists() and read_sealed(result).get("complete") is True
 
     def rows(self) -> int:
         """How many rows of the accuracy table result.json has."""
         path = self.path / "result.json"
         if not path.is_file():
             return 0
-        record = read_json(path)
-        table = [record["zero_shot"], *record["accuracy"]]
+        record = read_sealed(path)
+        try:
+            table = [record["zero_shot"], *record["accuracy"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a run's result ({error!r}); run it again") from error
         return sum(any(value is not None for value in row) for row in table)
 
     def _claim(self) -> None:
@@ -138,7 +150,12 @@ class RunFolder:
     def write_results(self, record: dict[str, Any], table: str) -> None:
         """Write accuracy.csv, then result.json, whose `complete` marks the end of a run."""
         write_atomic(self.path / "accuracy.csv", table.encode())
-        write_atomic(self.path / "result.json", json.dumps(record, indent=1).encode())
+        if record["complete"]:
+            kept = [self.path / name for name in ("config.json", "history.jsonl", "accuracy.csv")]
+            kept += sorted(self.path.glob("probes/*.npz"))
+            files = {path.relative_to(self.path).as_posix(): sha256_of(path) for path in kept}
+            record = record | {"files": files}
+        write_sealed(self.path / "result.json", record)
 
 
 class History:

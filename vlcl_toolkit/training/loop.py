@@ -29,7 +29,7 @@ from vlcl_toolkit.training.events import DelayedInterrupt, DoneEvent, Event, Pro
 from vlcl_toolkit.training.execution import Execution
 from vlcl_toolkit.training.folder import RunFolder, default_folder, library_versions
 from vlcl_toolkit.training.loader import step_batches
-from vlcl_toolkit.training.results import RunResult
+from vlcl_toolkit.training.results import RunResult, repair_table
 from vlcl_toolkit.training.session import Session
 
 
@@ -96,6 +96,8 @@ def run(
     with _opened(RunFolder(path, description, resume=resume), devices, probed) as folder:
         if folder.finished and progress and devices.is_main:
             print(f"read from {path}, finished {RunResult.finished_at(path):%Y-%m-%d %H:%M}")
+        if folder.finished and devices.is_main and repair_table(path):
+            print(f"{path / 'accuracy.csv'} was lost or damaged; written again from result.json")
         if not folder.finished:
             if stream.left_out and progress and devices.is_main:
                 print(f"left out of {stream.id}, no images: {_counted(stream.left_out)}")

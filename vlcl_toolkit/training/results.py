@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import read_json
+from vlcl_toolkit.files import check_files, read_json, read_sealed, write_atomic
 from vlcl_toolkit.probes.reader import Probes
 from vlcl_toolkit.training.metrics import scores
 
@@ -66,6 +66,8 @@ class RunResult:
         Raises:
             UserError: the run was made without probes.
         """
+        files = read_sealed(self.folder / "result.json").get("files", {})
+        check_files(self.folder, files, "probes/")
         return Probes.load(self.folder, self.config)
 
     @staticmethod
@@ -82,7 +84,8 @@ class RunResult:
         """
         folder = Path(folder)
         config = read_json(folder / "config.json")
-        record = read_json(folder / "result.json")
+        record = read_sealed(folder / "result.json")
+        check_files(folder, record.get("files", {}), "config.json", "history.jsonl")
         try:
             return cls._from_record(folder, config, record)
         except (KeyError, TypeError, ValueError) as error:
@@ -160,6 +163,20 @@ def accuracy_csv(order: list[str], rows: list[dict[str, float]]) -> str:
     names = row_names(order)[: len(rows)]
     table = pd.DataFrame(rows, index=pd.Index(names, name="step"), columns=order, dtype=float)
     return table.to_csv(float_format="%.4f", lineterminator="\n")
+
+
+def repair_table(folder: Path) -> bool:
+    """Write accuracy.csv of a finished run again if it is lost or damaged; whether that was so."""
+    record = read_sealed(folder / "result.json")
+    try:
+        check_files(folder, record.get("files", {}), "accuracy.csv")
+    except UserError:
+        cells = [record["zero_shot"], *record["accuracy"]]
+        values = [[_number(value) for value in row] for row in cells]
+        rows = [dict(zip(record["order"], row, strict=True)) for row in values]
+        write_atomic(folder / "accuracy.csv", accuracy_csv(record["order"], rows).encode())
+        return True
+    return False
 
 
 def read_history(path: Path) -> "pd.DataFrame":
