@@ -202,6 +202,6 @@ def test_another_broken_pipe_is_a_bug(monkeypatch):
     def broken(*arguments, **options):
         raise BrokenPipeError("to a worker")
 
-    monkeypatch.setattr("vlcl_toolkit.cli.tyro.extras.subcommand_cli_from_dict", broken)
+    monkeypatch.setattr("tyro.extras.subcommand_cli_from_dict", broken)
     with pytest.raises(BrokenPipeError, match="to a worker"):
         main(["--help"])

@@ -1,6 +1,9 @@
 """The command line where the terminal, the locale or the disk is not as usual."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import time
 import pytest
 
 from tests.tiny import SETTINGS, tiny_clip, tiny_stream
+from vlcl_toolkit.cli.tables import print_run
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_clip
 from vlcl_toolkit.training import loop
@@ -107,3 +111,20 @@ def test_windows_is_told_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(loop.sys, "platform", "win32")
     with pytest.raises(UserError, match="on Windows, use WSL"):
         run("finetune", tiny_stream(), tiny_clip(), out=tmp_path)
+
+
+def test_a_table_that_does_not_fit_shows_its_ends(folder, tmp_path, capsys):
+    copied = shutil.copytree(folder, tmp_path / "run")
+    record = json.loads((copied / "result.json").read_text())
+    for key in ("sha256", "files"):
+        del record[key]
+    names = [f"classes {5 * i}-{5 * i + 4}" for i in range(20)]
+    matrix = [[80.0 if j <= i else 0.0 for j in range(20)] for i in range(20)]
+    record |= {"order": names, "zero_shot": [70.5] * 20, "accuracy": matrix}
+    record["held_out"] = {"faces": [30.0] * 21}
+    (copied / "result.json").write_text(json.dumps(record))
+    print_run(copied)
+    output = capsys.readouterr().out
+    assert "…" not in output
+    assert re.search(r"classes 95-99 +70\.5 +80\.0 +80\.0", output)
+    assert "accuracy.csv" in output
