@@ -53,7 +53,7 @@ def test_an_interrupt_while_it_starts_is_one_line():
         time.sleep(seconds)
         started.send_signal(signal.SIGINT)
         _, errors = started.communicate(timeout=60)
-        assert started.returncode == 130
+        assert started.returncode in (130, -signal.SIGINT)  # 130 in a shell, both
         assert b"Traceback" not in errors
         assert len(errors.splitlines()) <= 1
 
