@@ -1,5 +1,6 @@
 """`vlcl data check`: compare the data folder with what was published."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,19 @@ from pathlib import Path
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.streams.base import Task
 from vlcl_toolkit.streams.full_size.class_incremental import class_names
+from vlcl_toolkit.streams.full_size.coop import coop_images
 from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
 from vlcl_toolkit.streams.full_size.mtil import Split, mtil_names, mtil_task
-from vlcl_toolkit.streams.full_size.sources import COOP_FILES, SOURCES, coop_file, wrong_checksums
+from vlcl_toolkit.streams.full_size.sources import SOURCES, wrong_checksums
 from vlcl_toolkit.streams.full_size.torchvision_sets import Listing
 from vlcl_toolkit.streams.location import DataLocation
-from vlcl_toolkit.streams.pictures import ArrayPictures, PictureData, Pictures, unreadable
+from vlcl_toolkit.streams.pictures import (
+    ArrayPictures,
+    PictureData,
+    Pictures,
+    is_stray,
+    unreadable,
+)
 from vlcl_toolkit.streams.splits import SPLITS, facts
 
 OTHERS = ("TinyImageNet", "ImageNet")
@@ -58,24 +66,24 @@ def check_data(
             raise unknown_name("data set", name, SOURCES)
     location = DataLocation(root, verify=False)  # find every fault, not only the first
     for name in sets or mtil_names():
-        missing = [root / path for path in SOURCES[name].required if not (root / path).exists()]
+        # CoOp's split needs its file and the images alone.
+        alone = tuple(splits) == ("coop",) and coop_images(name, root) is not None
+        required = () if alone else SOURCES[name].required
+        missing = [root / path for path in required if not (root / path).exists()]
         for path in missing:
             yield Finding(name, "files", False, f"{path} is missing")
         if missing:
             continue
-        for fault in wrong_checksums(name, root) if sizes else ():
+        for fault in wrong_checksums(name, root) if sizes and not alone else ():
             yield Finding(name, "files", False, fault)
         seen: set[str] = set()
         if name in OTHERS:
             yield from _check_other(name, root, decode, sizes)
             continue
         for split in splits:
-            if split == "coop" and name in COOP_FILES and not (root / coop_file(name)).is_file():
-                text = f"{root / coop_file(name)} is missing; fetch {COOP_FILES[name][1]} by hand"
-                yield Finding(name, "files", False, text)
-                continue
             yield from _check_split(name, split, location, decode, sizes, seen)
-        yield from _check_folders(name, root)
+        if not alone:
+            yield from _check_folders(name, root)
 
 
 def _check_split(
@@ -140,14 +148,15 @@ def _check_folders(name: str, root: Path) -> Iterator[Finding]:
         folder, wanted = root / "eurosat/2750", set(_EUROSAT.split())
     elif name == "Food":
         folder = root / "food-101/images"
-        wanted = set((root / "food-101/meta/classes.txt").read_text(encoding="utf-8").split())
+        text = (root / "food-101/meta/train.json").read_text(encoding="utf-8")
+        wanted = set(json.loads(text))
     elif name == "DTD":
         folder = root / "dtd/dtd/images"
         lines = (root / "dtd/dtd/labels/train1.txt").read_text(encoding="utf-8").split()
         wanted = {line.split("/")[0] for line in lines}
     else:
         return
-    found = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    found = {e.name for e in folder.iterdir() if e.is_dir() and not is_stray(e.name)}
     for extra in sorted(found - wanted):
         text = f"{folder / extra} is not a class of {name}; remove it"
         yield Finding(name, "classes", False, text)

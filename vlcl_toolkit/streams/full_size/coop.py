@@ -23,16 +23,17 @@ from vlcl_toolkit.streams.pictures import FilePictures, PictureData
 Parts = tuple[PictureData, PictureData, PictureData]
 """Training, validation, test."""
 
-# What the paths in a split file are relative to.
-_BASE = {
-    "Caltech101": "caltech101/101_ObjectCategories",
-    "DTD": "dtd/dtd/images",
-    "EuroSAT": "eurosat/2750",
-    "Flowers": "flowers-102/jpg",
-    "Food": "food-101/images",
-    "OxfordPet": "oxford-iiit-pet/images",
-    "StanfordCars": "stanford_cars",
-    "SUN397": "SUN397",
+# What the paths in a split file are relative to: torchvision's layout, else CoOp's and DIKI's, or an archive as
+# some hosts name it.
+_BASES = {
+    "Caltech101": ("caltech101/101_ObjectCategories", "caltech-101/101_ObjectCategories"),
+    "DTD": ("dtd/dtd/images", "dtd/images"),
+    "EuroSAT": ("eurosat/2750", "eurosat/EuroSAT_RGB", "EuroSAT_RGB"),
+    "Flowers": ("flowers-102/jpg", "oxford_flowers/jpg"),
+    "Food": ("food-101/images", "food-101/food-101/images"),
+    "OxfordPet": ("oxford-iiit-pet/images", "oxford_pets/images"),
+    "StanfordCars": ("stanford_cars",),
+    "SUN397": ("SUN397", "sun397/SUN397"),
 }
 _SEED = 42
 
@@ -46,7 +47,7 @@ def read_coop(name: str, root: Path, *, verify: bool = True) -> tuple[Parts, tup
     Raises:
         UserError: a file is missing or damaged.
     """
-    if name in _BASE:
+    if name in _BASES:
         return _split_file(name, root)
     train = read_official(name, root, "train", verify=verify)
     test = read_official(name, root, "test", verify=verify).data
@@ -58,10 +59,17 @@ def read_coop(name: str, root: Path, *, verify: bool = True) -> tuple[Parts, tup
     return (train.data.subset(learned), train.data.subset(held), test), train.classes
 
 
+def coop_images(name: str, root: Path) -> Path | None:
+    """The folder of a set's images in any of the known layouts; None: there is none."""
+    there = [root / base for base in _BASES.get(name, ()) if (root / base).is_dir()]
+    return there[0] if there else None
+
+
 def _split_file(name: str, root: Path) -> tuple[Parts, tuple[str, ...]]:
-    path = require_coop(name, root)
-    if not (root / _BASE[name]).is_dir():
+    path, base = require_coop(name, root), coop_images(name, root)
+    if base is None:
         require(name, root)
+        base = root / _BASES[name][0]
     names: dict[int, str] = {}
     parts = []
     for part in ("train", "val", "test"):
@@ -74,7 +82,7 @@ def _split_file(name: str, root: Path) -> tuple[Parts, tuple[str, ...]]:
                 )
             paths.append(file)
             labels.append(label)
-        pictures = FilePictures(root / _BASE[name], paths)
+        pictures = FilePictures(base, paths)
         parts.append(PictureData(pictures, torch.tensor(labels, dtype=torch.int64)))
     if sorted(names) != list(range(len(names))):
         raise UserError(f"labels in {path} must be 0..{len(names) - 1}; fetch it again")

@@ -205,13 +205,29 @@ def coop_file(name: str) -> str:
     return f"{SOURCES[name].folder}/{COOP_FILES[name][0]}"
 
 
+# Folders of CoOp's and DIKI's layout, and of archives as some hosts name them.
+_OTHER_FOLDERS = {
+    "Aircraft": ("fgvc_aircraft",),
+    "Caltech101": ("caltech-101",),
+    "CIFAR100": ("cifar100",),
+    "EuroSAT": ("EuroSAT_RGB", "eurosat/EuroSAT_RGB"),
+    "Flowers": ("oxford_flowers",),
+    "Food": ("food101", "food-101/food-101"),
+    "MNIST": ("mnist",),
+    "OxfordPet": ("oxford_pets",),
+    "SUN397": ("sun397",),
+}
+
+
 def require(name: str, root: Path) -> None:
     """Raise UserError if a part of data set `name` is not there: which, from where, into which folder."""
     source = SOURCES[name]
     for path in source.required:
         if not (root / path).exists():
+            other = [root / f for f in _OTHER_FOLDERS.get(name, ()) if (root / f).is_dir()]
+            found = f" ({other[0]} is there: another layout, see docs/data.md)" if other else ""
             raise UserError(
-                f"{name} is not complete: {root / path} is missing; {advice(name, root)}"
+                f"{name} is not complete: {root / path} is missing{found}; {advice(name, root)}"
             )
 
 
@@ -223,8 +239,11 @@ def wrong_checksums(name: str, root: Path) -> Iterator[str]:
 
 
 def require_coop(name: str, root: Path) -> Path:
-    """The set's CoOp split file; UserError if it is not there."""
-    path = root / coop_file(name)
+    """The set's CoOp split file, in torchvision's folder or CoOp's; UserError if it is not there."""
+    path, file = root / coop_file(name), COOP_FILES[name][0]
+    for other in (*_OTHER_FOLDERS.get(name, ()), ""):
+        if not path.is_file() and (root / other / file).is_file():
+            path = root / other / file
     if not path.is_file():
         raise UserError(
             f"split='coop' of {name} needs {path}, which is missing; fetch {COOP_FILES[name][1]} "

@@ -25,7 +25,13 @@ from vlcl_toolkit.streams.full_size.sources import (
     require,
     wrong_checksums,
 )
-from vlcl_toolkit.streams.pictures import ArrayPictures, FilePictures, PictureData, Pictures
+from vlcl_toolkit.streams.pictures import (
+    ArrayPictures,
+    FilePictures,
+    PictureData,
+    Pictures,
+    is_stray,
+)
 
 # What the readers of text, JSON, .mat, pickles and IDX files raise when those are damaged.
 _DAMAGE = (
@@ -87,17 +93,24 @@ def _files(
     return Listing(FilePictures(base, relative), torch.tensor(labels), tuple(classes))
 
 
+def _class_folders(base: Path) -> tuple[list[str], list[str], list[int]]:
+    # Classes, files and labels of a folder of class folders, in torchvision's order; leftovers of systems
+    # and editors (.ipynb_checkpoints, ._a.jpg) are neither.
+    found = sorted(entry.name for entry in base.iterdir() if entry.is_dir())
+    classes = [name for name in found if name != "BACKGROUND_Google" and not is_stray(name)]
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(path.name for path in (base / name).glob("*.jpg") if not is_stray(path.name))
+        paths += [f"{name}/{file}" for file in files]
+        labels += [label] * len(files)
+    return classes, paths, labels
+
+
 def _caltech(root: Path, part: str) -> Listing:
     # Not torchvision's: it makes an empty folder where the set is missing, counts any stray file as
     # an image, and takes the numbers 1..n for granted. On the official files both agree.
     base = root / "caltech101/101_ObjectCategories"
-    found = sorted(entry.name for entry in base.iterdir() if entry.is_dir())
-    classes = [name for name in found if name != "BACKGROUND_Google"]
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(path.name for path in (base / name).glob("*.jpg"))
-        paths += [f"{name}/{file}" for file in files]
-        labels += [label] * len(files)
+    classes, paths, labels = _class_folders(base)
     # The official code opens these without conversion; grey ones stay grey until resized.
     pictures = FilePictures(base, paths, rgb=False)
     return Listing(pictures, torch.tensor(labels, dtype=torch.int64), tuple(classes))
@@ -133,9 +146,10 @@ def _cifar100(root: Path, part: str) -> Listing:
 
 
 def _eurosat(root: Path, part: str) -> Listing:
-    found = tv.EuroSAT(root)
-    paths, labels = [path for path, _ in found.samples], [label for _, label in found.samples]
-    return _files(root, "eurosat/2750", paths, labels, found.classes)
+    # Not torchvision's: it takes any folder for a class.
+    base = root / "eurosat/2750"
+    classes, paths, labels = _class_folders(base)
+    return Listing(FilePictures(base, paths), torch.tensor(labels), tuple(classes))
 
 
 class _Flowers102(tv.Flowers102):  # its checksums are left to `wrong_checksums`
