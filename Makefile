@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-all run site check lock clean
+.PHONY: help lab test test-all stress run site check lock clean
 
 # The first Python >= 3.11 on PATH; `make PYTHON=...` names another. Looked up only during set-up.
 PYTHON ?= $(or $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -29,6 +29,9 @@ test: .venv/.ready ## set up, then the first tier of tests and every notebook; T
 
 test-all: test ## the same, then the second tier: what is marked `slow`
 	$(IN_ENV) $(PYTEST) -m slow $(TEST_ARGS)
+
+stress: .venv/.ready ## set up, then kills, damaged files and bad input, counted; STRESS_ARGS="--kills 200"
+	$(IN_ENV) OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" python tests/stress $(STRESS_ARGS)
 
 run: .venv/.ready ## set up, then every method on the embedded stream; results in runs/main
 	$(IN_ENV) vlcl compare --stream mini --methods all --out runs/main

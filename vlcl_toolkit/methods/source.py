@@ -56,8 +56,9 @@ def _parts(value: Any, seen: set[int]) -> list[str]:
             if name in value.__globals__:
                 found += _parts(value.__globals__[name], seen)
         return found
-    if isinstance(value, ModuleType) and _is_own(value.__name__) and value.__file__:
-        return [Path(value.__file__).read_text(encoding="utf-8")]
+    if isinstance(value, ModuleType) and _is_own(value.__name__):
+        file = getattr(value, "__file__", None)  # none: built in, or a namespace
+        return [Path(file).read_text(encoding="utf-8")] if file and file.endswith(".py") else []
     if isinstance(value, (tuple, list)):
         return [part for each in value for part in _parts(each, seen)]
     return [repr(value)] if isinstance(value, _PLAIN) else []

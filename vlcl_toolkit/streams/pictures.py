@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
@@ -56,6 +57,13 @@ def image_files(folder: Path, left_out: Counter[str]) -> list[Path]:
     return sorted(found)
 
 
+# What PIL's decoders raise on damaged files of the various formats, and on sizes that no picture has.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
+    *(struct.error, Image.DecompressionBombError),
+)
+
+
 class Pictures(ABC):
     """A fixed sequence of PIL images."""
 
@@ -101,8 +109,7 @@ class FilePictures(Pictures):
         try:
             with Image.open(path) as image:
                 return self._decoded(image)
-        # What PIL's decoders raise on damaged files of the various formats.
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        except _DAMAGED as error:
             cause = getattr(error, "strerror", None) or str(error)
             path = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise UserError(
