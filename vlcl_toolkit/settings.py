@@ -27,7 +27,7 @@ Few = Annotated[int, Field(ge=1, le=1000)]
 """Of what has parameters in every block: experts, prompt positions."""
 FewOrZero = Annotated[int, Field(ge=0, le=1000)]
 
-Rate = Annotated[float, Field(ge=0, le=1e6)]
+Rate = Annotated[float, Field(ge=0, le=1e30)]
 """A learning rate, the weight of a term of the loss, or a weight decay."""
 Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 """A scale, a divisor or a temperature: neither 0 nor so large that float32 overflows."""

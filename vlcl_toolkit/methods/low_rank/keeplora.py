@@ -125,7 +125,7 @@ class KeepLora(Lora):
             share = config.weight_share if _of_images(place) else config.weight_share_text
             weights = branch.stacked_weights()
             sides = weights if config.weight_side == "stored_left" else weights.mT
-            bases[place] = [first_basis(gram(side), share) for side in sides]
+            bases[place] = [first_basis(gram(side), share).contiguous() for side in sides]
         return bases
 
     def passes(self, task: Task, generator: torch.Generator | None) -> list[Tensor]:
@@ -255,8 +255,11 @@ class KeepLora(Lora):
         config = self.config
         for place, moments in self.feature_moments(task).items():
             share = config.feature_share if _of_images(place) else config.feature_share_text
+            # Contiguous, as it is read back: rounding of a product depends on how its factors lie.
             self.bases[place] = [
-                extended_basis(basis, moments["o" if module == "o" else "qkv"].moments(), share)
+                extended_basis(
+                    basis, moments["o" if module == "o" else "qkv"].moments(), share
+                ).contiguous()
                 for basis, module in zip(self.bases[place], MODULES, strict=True)
             ]
 
