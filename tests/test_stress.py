@@ -1,4 +1,4 @@
-"""The quick form of `make stress` (kills apart: test_training.py), where nothing passes without a word or ends in a traceback."""
+"""The quick form of `make stress`: nothing passes without a word or ends in a traceback. (Kills: test_training.py.)"""
 
 import random
 
