@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _BUILT_IN = {
     "diki": ("diki.diki:Diki", "diki.config:PromptConfig"),
     "prefix_tuning": ("diki.prefix_tuning:PrefixTuning", "diki.config:PrefixConfig"),
+    "dpw": ("dpw.dpw:Dpw", "dpw.config:DpwConfig"),
     "moe_adapters": (
         "moe_adapters.moe_adapters:MoEAdapters",
         "moe_adapters.config:MoEAdaptersConfig",

@@ -46,6 +46,7 @@ _METHODS = {
     "zscl": ("#332288", "X"),
     "moe_adapters": ("#44AA99", "p"),
     "diki": ("#117733", "*"),
+    "dpw": ("#5656D8", "$\\diamondsuit$"),
     "rail": ("#7F00FF", "h"),
     "lora": ("#B20000", "H"),
     "keeplora": ("#3F0917", "8"),

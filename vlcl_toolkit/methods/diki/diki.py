@@ -64,17 +64,21 @@ class Diki(Method):
     def __init__(self, clip: Clip, config: PromptConfig):
         super().__init__(clip, config)
         self.decision, self.eval_batch_size = config.decision, config.eval_batch_size
-        self.pool = PromptPool(
-            clip.model,
-            self.attend,
-            depth_vision=config.depth_vision,
-            depth_text=config.depth_text,
-            length_vision=config.length_vision,
-            length_text=config.length_text,
-        )
+        self.pool = self.make_pool()
         self.gaussians = TaskGaussians(config.shrinkage, allow_singular=config.allow_singular)
         self.best = BestEpoch()
         self._forget_caches()
+
+    def make_pool(self) -> PromptPool:
+        """Step 1: the places of the prompts."""
+        return PromptPool(
+            self.clip.model,
+            self.attend,
+            depth_vision=self.config.depth_vision,
+            depth_text=self.config.depth_text,
+            length_vision=self.config.length_vision,
+            length_text=self.config.length_text,
+        )
 
     def _forget_caches(self) -> None:
         self.predictions = PredictionCache()
@@ -97,9 +101,16 @@ class Diki(Method):
                 f"tasks are learned in order; {len(self.pool)} learned so far, found task index "
                 f"{task_index}; learn task {len(self.pool)} next"
             )
-        self.gaussians.add(self._features_of(task.train, again=False), task.name)
-        self.pool.grow(generator)
+        frozen = self._features_of(task.train, again=False)
+        self.gaussians.add(frozen, task.name)
+        self.start_prompts(task, frozen, generator)
         self.best.start()
+
+    def start_prompts(
+        self, task: Task, frozen: Float[Tensor, "n dim"], generator: torch.Generator
+    ) -> None:
+        """Step 1: prompts of a new task; `frozen` are its training images' frozen features."""
+        self.pool.grow(generator)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The prompts of the task being learned."""
@@ -172,9 +183,17 @@ class Diki(Method):
             UserError: no task was learned.
         """
         self.pool.check_task(0)
-        divisor = float(self.config.calibration_divisor or self.clip.embed_dim)
         rule, calibrate = self.config.decision, self.config.calibrate
-        return decide(log_probs, rule, divisor, calibrate=calibrate)
+        return decide(log_probs, rule, self.divisor, calibrate=calibrate)
+
+    @property
+    def divisor(self) -> float:
+        """Divides log densities in a weight."""
+        return float(self.config.calibration_divisor or self.clip.embed_dim)
+
+    def prediction_key(self, task: Task) -> list[str]:
+        """What predictions hang on besides the prompts of tasks: the texts."""
+        return class_prompts(task, self.towers.templates)
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b 3 h w"], task: Task) -> Float[Tensor, "b classes"]:
@@ -236,7 +255,7 @@ class Diki(Method):
         return self.predictions.predict(
             data,
             task,
-            class_prompts(task, self.towers.templates),
+            self.prediction_key(task),
             log_probs.max(dim=1).values,
             compute,
             batch_size=self.eval_batch_size,

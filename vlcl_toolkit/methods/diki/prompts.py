@@ -133,13 +133,17 @@ class PromptPool:
 
         if self._in_use is None:
             return run_plain(), None
-        prompts, weights = self.tasks[self._in_use.task][name], self._in_use.weights
-        arguments = (attention, run_plain, query, prompts, weights, attn_mask)
+        prompts = self.prompts_at(self._in_use.task, name, self._in_use.weights)
+        arguments = (attention, run_plain, query, prompts, self._in_use.weights, attn_mask)
         if self.listener is not None:
             self.listener(name, *arguments)
         return self.attend(*arguments), None
 
     # Prompts of tasks.
+
+    def prompts_at(self, task: int, name: str, weights: Float[Tensor, " n"] | None) -> Any:
+        """What `attend` gets: the prompts of a task at a place, for sequences of these weights."""
+        return self.tasks[task][name]
 
     def grow(self, generator: torch.Generator) -> None:
         """Add the prompts of the next task.
@@ -183,10 +187,22 @@ class PromptPool:
             UserError: the prompts belong to another backbone or other settings.
         """
         count = len({key.split(".", 1)[0] for key in state})
-        expected = {
+        expected: dict[str, tuple[int, ...]] = {
             f"{t}.{name}": shape for t in range(count) for name, shape in self.shapes.items()
         }
-        found = {key: tuple(value.shape) for key, value in state.items()}
+        self._check_shapes({key: tuple(value.shape) for key, value in state.items()}, expected)
+        self.tasks = [
+            {
+                name: nn.Parameter(state[f"{task}.{name}"].to(at.in_proj_weight).clone())
+                for name, at in self.places.items()
+            }
+            for task in range(count)
+        ]
+
+    @staticmethod
+    def _check_shapes(
+        found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+    ) -> None:
         if found != expected:
             wrong = sorted(
                 key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)
@@ -196,13 +212,6 @@ class PromptPool:
                 f"these prompts belong to another backbone or depth; {len(wrong)} differ, e.g. {key}: "
                 f"found {found.get(key)}, expected {expected.get(key)}; use the settings they come from"
             )
-        self.tasks = [
-            {
-                name: nn.Parameter(state[f"{task}.{name}"].to(at.in_proj_weight).clone())
-                for name, at in self.places.items()
-            }
-            for task in range(count)
-        ]
 
 
 def add_residual_branch(

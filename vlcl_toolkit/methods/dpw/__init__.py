@@ -1,0 +1,1 @@
+"""DPW: DIKI's prompts with conditional weights (dpw.py begins)."""
