@@ -22,6 +22,7 @@ DOCUMENTS = sorted((ROOT / "docs").glob("fidelity_*.md"))
 # The methods whose settings a document speaks of.
 METHODS = {
     "fidelity_diki": ("diki", "prefix_tuning"),
+    "fidelity_dpw": ("dpw",),
     "fidelity_low_rank": ("lora", "keeplora", "nusa_cl"),
     "fidelity_moe_adapters": ("moe_adapters",),
     "fidelity_rail": ("rail",),

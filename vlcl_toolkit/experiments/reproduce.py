@@ -25,6 +25,7 @@ DRY_RUN_BACKBONE = "random:ViT-B-16-quickgelu:depth=2,width=64,pixels=32,dim=32"
 DRY_RUN_SETTINGS: dict[str, dict[str, Any]] = {
     "diki": {"epochs": 1, "batch_size": 256, "shrinkage": "auto"},
     "prefix_tuning": {"epochs": 1, "batch_size": 256, "shrinkage": "auto"},
+    "dpw": {"epochs": 1, "batch_size": 256, "shrinkage": "auto", "heads": 2},
     "rail": {"width": 100},
     "lora": {"iterations": 2, "warmup": 1, "batch_size": 8, "rank": 4},
     "nusa_cl": {"iterations": 2, "warmup": 1, "batch_size": 8, "rank": 4},

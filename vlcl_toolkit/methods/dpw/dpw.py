@@ -1,6 +1,6 @@
 """DPW: DIKI's branch with weights that may be small, and prompts that strangers do not trigger.
 
-Paper: "DPW" (CVPR 2026, arXiv 2604.18075). What it leaves open follows the authors' repository
+Paper: "Dynamic Prefix Weighting", CVPR 2026 (arXiv 2604.18075). What it leaves open follows the authors' repository
 (`YonseiML/dpw`). Only what differs from DIKI (../diki/diki.py) is here.
 
 1. The extra branch stands in all blocks of both towers. A token scores each prompt by a trained

@@ -139,13 +139,10 @@ class PrefixPool(PromptPool):
         """What `attend` gets."""
         own, config = self.tasks[task], self.config
         statistics = self.score_statistics[task][name]
-        bias = own.get(f"{name}.score_bias")
         return Prefixes(
             values=own[f"{name}.values"],
             score_weight=own[f"{name}.score_weight"],
-            score_bias=torch.zeros_like(statistics[:, :1].transpose(0, 1))
-            if bias is None
-            else bias,
+            score_bias=own.get(f"{name}.score_bias"),
             down=self.down.get(name),
             up=own.get(f"{name}.up"),
             up_bias=own.get(f"{name}.up_bias"),
@@ -153,7 +150,6 @@ class PrefixPool(PromptPool):
             score_variance=statistics[1],
             image_tower=self._is_image(name),
             activation=config.activation,
-            query_key=config.scores == "query_key",
             dropout=config.adapter_dropout if self.training else 0.0,
             cut=None if weights is None else self.cut(weights),
         )

@@ -37,7 +37,7 @@ class Prefixes:
         values: V, one row per prompt; head j owns the j-th share of the channels.
         score_weight: G, `[heads, W, P]`, or `[heads, W / heads, P]` (light), or with query-key scores the
             keys `[1, P, W]`.
-        score_bias: b.
+        score_bias: b; None with query-key scores.
         down, up, up_bias: D, U, u of the adapter; down None: no adapter.
         score_mean, score_variance: of the class token's scores over the task's training images.
         image_tower: False: the text tower.
@@ -47,15 +47,14 @@ class Prefixes:
 
     values: Float[Tensor, "p width"]
     score_weight: Float[Tensor, "heads a b"]
-    score_bias: Float[Tensor, "heads positions p"]
+    score_bias: Float[Tensor, "heads positions p"] | None
     down: Float[Tensor, "width rank"] | None
     up: Float[Tensor, "width rank"] | None
     up_bias: Float[Tensor, " width"] | None
-    score_mean: Float[Tensor, "heads p"]
-    score_variance: Float[Tensor, "heads p"]
+    score_mean: Float[Tensor, "scored p"]
+    score_variance: Float[Tensor, "scored p"]
     image_tower: bool
     activation: Activation = "normalised"
-    query_key: bool = False
     dropout: float = 0.0
     cut: Bool[Tensor, " n"] | None = None
 
@@ -63,7 +62,7 @@ class Prefixes:
         self, attention: nn.MultiheadAttention, x: Float[Tensor, "n length width"]
     ) -> Float[Tensor, "n length heads p"]:
         """Step 1."""
-        if self.query_key:
+        if self.score_bias is None:
             split, width = (attention.num_heads, attention.head_dim), attention.embed_dim
             weight, bias = attention.in_proj_weight[:width], attention.in_proj_bias[:width]
             query = F.linear(x, weight, bias).unflatten(-1, split)
