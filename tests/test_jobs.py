@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.tiny import tiny_clip, tiny_stream
-from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.errors import DivergedError, UserError
 from vlcl_toolkit.experiments.compare import compare
-from vlcl_toolkit.experiments.jobs import Job, jobs_at_once, run_jobs
+from vlcl_toolkit.experiments.jobs import Diverged, Job, jobs_at_once, run_jobs
 
 
 def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
@@ -82,3 +82,23 @@ def wait_until(happened, seconds=300):
 def make(folder):
     folder.mkdir()
     return folder
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch, at_once):
+    monkeypatch.chdir(tmp_path)
+    stream, clip = tiny_stream(), tiny_clip()
+    base = {"iterations": 4, "warmup": 1}
+    plan = [
+        Job("finetune", stream.names, 0, base | {"learning_rate": rate})
+        for rate in (1e-4, 1e30, 3e-4)
+    ]
+    diverged: Diverged = []
+    results = run_jobs(plan, stream, clip, at_once=at_once, progress=False, diverged=diverged)
+    assert [result.config["method_config"]["learning_rate"] for result in results] == [1e-4, 3e-4]
+    ((job, error),) = diverged
+    assert job is plan[1]
+    assert "learning_rate=1e+30" in str(job)
+    assert "lower the learning rate" in str(error)
+    with pytest.raises(DivergedError, match=r"learning_rate=1e\+30.*2 other runs"):
+        run_jobs(plan, stream, clip, at_once=at_once, progress=False)

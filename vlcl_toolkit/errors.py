@@ -19,6 +19,10 @@ class UserError(Exception):
         self.of_one_process = of_one_process
 
 
+class DivergedError(UserError):
+    """The loss of a run is no number any more; other runs of an experiment can go on."""
+
+
 def unknown_name(kind: str, found: object, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the closest known names.
 

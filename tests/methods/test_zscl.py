@@ -6,6 +6,8 @@ import pytest
 import torch
 from small_methods import (
     FAMILY,
+    REFERENCE,
+    SMALL,
     attached,
     begin,
     disturb,
@@ -346,3 +348,14 @@ def test_other_checkpoints_are_refused(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as caught:
         read_official_checkpoint(tmp_path / "x.pth", tiny_clip())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "needed"), [("sentences", "no captions"), ("class_names", "no names of its classes")]
+)
+def test_reference_images_without_texts_are_refused(texts, needed):
+    bare = replace(REFERENCE, sentences=(), class_names=())
+    method = make_method("zscl", tiny_clip(), SMALL["zscl"] | {"reference_texts": texts})
+    method.attach()
+    with pytest.raises(UserError, match=f"{needed}; give a file of captions"):
+        method.enter_stream(replace(tiny_stream(), reference=lambda: bare))

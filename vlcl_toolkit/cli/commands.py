@@ -90,7 +90,7 @@ def compare(
     """
     from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
     from vlcl_toolkit.cli.gallery import write_comparison
-    from vlcl_toolkit.cli.tables import print_alone, print_comparison
+    from vlcl_toolkit.cli.tables import print_alone, print_comparison, print_diverged
     from vlcl_toolkit.experiments import compare as experiments
     from vlcl_toolkit.files import make_folder, write_atomic
 
@@ -107,6 +107,7 @@ def compare(
             write_atomic(folder / f"alone_{method}.csv", table.to_csv(float_format="%.4f").encode())
             print_alone(method, table, len(seeds))
         return
+    diverged: list[Any] = []  # see `run_jobs`
     if cluster:
         from vlcl_toolkit.experiments.slurm import run_on_cluster
 
@@ -126,12 +127,20 @@ def compare(
     else:
         options: dict[str, Any] = {"probes": probes, "execution": backbone.execution}
         results = experiments.compare(
-            methods, chosen, backbone.load(), seeds=seeds, orders=orders, jobs=jobs, **options
+            methods,
+            chosen,
+            backbone.load(),
+            seeds=seeds,
+            orders=orders,
+            jobs=jobs,
+            diverged=diverged,
+            **options,
         )
     scores = score_table(results)
     write_atomic(folder / "scores.csv", scores.to_csv(index=False, float_format="%.4f").encode())
     write_comparison(folder, results, scores)
     print_comparison(mean_and_spread(scores))
+    print_diverged(diverged)
     print(f"table and figures: {folder}")
 
 
@@ -161,12 +170,13 @@ def search(
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
     """
     from vlcl_toolkit.analysis.comparison import mean_and_spread, score_table
-    from vlcl_toolkit.cli.tables import print_search
+    from vlcl_toolkit.cli.tables import print_diverged, print_search
     from vlcl_toolkit.experiments import compare as experiments
     from vlcl_toolkit.files import make_folder, write_atomic
 
     folder = make_folder(out or Path("runs", sources.stream, "search"))
     parsed = [read_value(value) for value in values]
+    diverged: list[Any] = []  # see `run_jobs`
     results = experiments.search(
         method,
         sources.load_stream(),
@@ -177,6 +187,7 @@ def search(
         orders=orders,
         config=read_settings(set),
         jobs=jobs,
+        diverged=diverged,
         execution=sources.backbone.execution,
     )
     scores = score_table(results, setting)
@@ -184,6 +195,7 @@ def search(
         folder / f"{method}_{setting}.csv", scores.to_csv(index=False, float_format="%.4f").encode()
     )
     print_search(method, setting, mean_and_spread(scores, setting))
+    print_diverged(diverged)
 
 
 def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from vlcl_toolkit.experiments.jobs import Diverged
     from vlcl_toolkit.methods.official_checkpoints import Imported
 
 COMPACT: dict[str, Any] = {
@@ -195,6 +196,12 @@ def print_search(method: str, setting: str, table: "pd.DataFrame") -> None:
         )
     Console().print(shown)
     Console().print(f"validation prefers {setting} = {best}")
+
+
+def print_diverged(diverged: "Diverged") -> None:
+    """A line for each run that is not in the table above, and why."""
+    for job, error in diverged:
+        Console().print(f"not in the table: {job}: {error}", markup=False, soft_wrap=True)
 
 
 def print_import(imported: "Imported", folder: Path) -> None:

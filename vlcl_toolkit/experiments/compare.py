@@ -10,7 +10,7 @@ from typing import Any
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.experiments.jobs import Job, jobs_at_once, run_jobs
+from vlcl_toolkit.experiments.jobs import Diverged, Job, jobs_at_once, run_jobs
 from vlcl_toolkit.methods import method_class, method_names
 from vlcl_toolkit.methods.presets import choose_settings, preset_settings
 from vlcl_toolkit.streams.base import TaskStream
@@ -45,6 +45,7 @@ def compare(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = True,
     jobs: int | None = 1,
+    diverged: Diverged | None = None,
     **options: Any,
 ) -> list[RunResult]:
     """Run every method with every seed in every task order (none given: the stream's own).
@@ -52,11 +53,12 @@ def compare(
     Args:
         configs: by method name, settings that override the preset.
         jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
+        diverged: gets the runs that diverge, while the others go on; see `run_jobs`.
 
     Raises UserError for unknown methods or orders before anything is run.
     """
     plan = plan_comparison(methods, stream, clip.name, seeds, orders, configs, **options)
-    return _run_all(plan, stream, clip, jobs, progress)
+    return _run_all(plan, stream, clip, jobs, progress, diverged)
 
 
 def plan_comparison(
@@ -109,6 +111,7 @@ def search(
     evaluate_all: bool = False,
     progress: bool = True,
     jobs: int | None = 1,
+    diverged: Diverged | None = None,
     **options: Any,
 ) -> list[RunResult]:
     """Run the method with each value of one setting, over orders and seeds; results in this order.
@@ -120,6 +123,7 @@ def search(
         config: other settings that differ from the preset.
         evaluate_all: test all tasks after each (to show what a setting does), not only the one just learned.
         jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
+        diverged: gets the runs that diverge, while the others go on; see `run_jobs`.
 
     Raises UserError for an unknown setting or an unfit value before anything is run.
     """
@@ -133,11 +137,16 @@ def search(
         Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all, **options})
         for each, ordered, seed in itertools.product(settings, streams, seeds)
     ]
-    return _run_all(plan, stream, clip, jobs, progress)
+    return _run_all(plan, stream, clip, jobs, progress, diverged)
 
 
 def _run_all(
-    plan: Sequence[Job], stream: TaskStream, clip: Clip, jobs: int | None, progress: bool
+    plan: Sequence[Job],
+    stream: TaskStream,
+    clip: Clip,
+    jobs: int | None,
+    progress: bool,
+    diverged: Diverged | None = None,
 ) -> list[RunResult]:
     at_once = jobs_at_once(clip, len(plan), jobs)
-    return run_jobs(plan, stream, clip, at_once=at_once, progress=progress)
+    return run_jobs(plan, stream, clip, at_once=at_once, progress=progress, diverged=diverged)

@@ -19,7 +19,7 @@ import cloudpickle
 from loky import ProcessPoolExecutor
 from tqdm.auto import tqdm
 
-from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.errors import DivergedError, UserError
 from vlcl_toolkit.methods import method_class, register
 
 # torch is imported inside the functions: a worker imports this module before it takes over what is sent to it, and
@@ -41,6 +41,14 @@ class Job:
     seed: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        settings = "".join(f", {name}={value}" for name, value in self.config.items())
+        return f"{self.method}, order {','.join(self.order)}, seed {self.seed}{settings}"
+
+
+Diverged = list[tuple[Job, DivergedError]]
+"""Runs of an experiment whose loss became no number, and what they said."""
 
 
 def jobs_at_once(clip: "Clip", runs: int, jobs: int | None = None) -> int:
@@ -71,17 +79,55 @@ def run_jobs(
     *,
     at_once: int = 1,
     progress: bool = True,
+    diverged: Diverged | None = None,
 ) -> "list[RunResult]":
     """Do all runs, `at_once` at a time; results in the order of `jobs`.
 
-    Every run lies in its own default folder: what is finished is read, what was interrupted goes on.
+    Every run lies in its own default folder: what is finished is read, what was interrupted goes on. A run
+    that diverges does not keep the others from their end.
+
+    Args:
+        diverged: gets the runs that diverged, which have no result; None: the first of them is raised
+            once the others have ended.
 
     Raises:
         UserError: of a run; or a stream or a method that cannot be sent to another process.
     """
-    if at_once == 1:
-        return [do_job(job, stream, clip, progress=progress) for job in jobs]
+    failed: Diverged = []
     results: dict[int, RunResult] = {}
+    if at_once == 1:
+        for index, job in enumerate(jobs):
+            with _noting(failed, job):
+                results[index] = do_job(job, stream, clip, progress=progress)
+    else:
+        _run_side_by_side(jobs, stream, clip, at_once, results, failed, progress=progress)
+    if failed and (diverged is None or not results):
+        job, error = failed[0]
+        others = f"; {len(results)} other runs have ended well and are kept" if results else ""
+        raise DivergedError(f"{job}: {error}{others}")
+    if diverged is not None:
+        diverged += failed
+    return [results[index] for index in sorted(results)]
+
+
+@contextlib.contextmanager
+def _noting(failed: Diverged, job: Job) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        failed.append((job, error))
+
+
+def _run_side_by_side(
+    jobs: Sequence[Job],
+    stream: "TaskStream",
+    clip: "Clip",
+    at_once: int,
+    results: "dict[int, RunResult]",
+    failed: Diverged,
+    *,
+    progress: bool,
+) -> None:
     waiting, running = deque(enumerate(jobs)), dict[Future[Any], int]()
     bar = tqdm(total=len(jobs), desc=f"runs, {at_once} at once", disable=not progress)
     with contextlib.closing(bar), _workers(at_once, jobs, stream, clip) as workers:
@@ -90,10 +136,11 @@ def run_jobs(
                 index, job = waiting.popleft()
                 running[workers.submit(_do_in_worker, job)] = index
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                result = results[running.pop(future)] = future.result()
-                bar.set_postfix_str(f"{result.method}, seed {result.seed}")
+                index = running.pop(future)
+                with _noting(failed, jobs[index]):
+                    results[index] = future.result()
+                bar.set_postfix_str(f"{jobs[index].method}, seed {jobs[index].seed}")
                 bar.update()
-    return [results[index] for index in range(len(jobs))]
 
 
 def do_job(job: Job, stream: "TaskStream", clip: "Clip", *, progress: bool = True) -> "RunResult":

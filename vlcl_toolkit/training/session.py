@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.errors import DivergedError, UserError
 from vlcl_toolkit.methods import Method
 from vlcl_toolkit.methods.zero_shot import ZeroShot
 from vlcl_toolkit.probes.recorder import Recorder
@@ -149,7 +149,7 @@ class Session:
             values = {name: float(value) for name, value in terms.items()}
             if not math.isfinite(values["loss"]):
                 advice = "lower the learning rate"
-                raise UserError(
+                raise DivergedError(
                     f"the loss is {values['loss']} at step {step} of {task.name!r}; {advice}"
                 )
             if self.devices.is_main:

@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods.zscl.config import ReferenceTexts
 from vlcl_toolkit.streams.base import ImageData, Reference
 
@@ -34,8 +35,19 @@ class ReferenceMaterial:
         self._tokens: Tensor | None = None
 
     def take(self, reference: Reference) -> None:
-        """Read the stream's reference material."""
+        """Read the stream's reference material.
+
+        Raises:
+            UserError: there are no texts of the kind that the settings ask for.
+        """
         self.images = reference.unlabelled
+        if self.texts in OF_THE_STREAM and not getattr(reference, self.texts):
+            needed = {"sentences": "captions", "class_names": "names of its classes"}[self.texts]
+            raise UserError(
+                f"reference_texts={self.texts!r} distils on texts; the reference material has images but no "
+                f"{needed}; give a file of captions (--captions, one sentence per line), or set "
+                "reference_texts='task_prompts'"
+            )
         if self.texts == "sentences":
             self._tokens = self._tokenize(reference.sentences)
         elif self.texts == "class_names":
