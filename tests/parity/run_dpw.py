@@ -342,38 +342,34 @@ def run_train(case: Case) -> None:
 
     optimizer = method.optimizer(list(method.trainable().values()))
     ends = np.cumsum(sizes)
-    seen: dict[str, list[Tensor]] = {}
-
-    def listen(name: str, attention: nn.Module, plain, query, prompts, *rest) -> None:
-        seen.setdefault(name, []).append(prompts.scores(attention, query)[:, 0].detach())
-
-    method.pool.listener = listen
+    running = RunningScores(method)
     with recorded_dropout(in_our_order(case)) as left:
         for step in range(record["steps"]):
             rows = slice(ends[step] - sizes[step], ends[step])
             batch = Batch(images[rows], labels[rows], step)
-            terms = train_step(method, optimizer, batch, one_process())
-            rate = tensors["learning_rates"][step]
-            assert_close(terms["learning_rate"], rate, "rate", **near(case, "learning_rates"))
-            loss = tensors["losses"][step]
-            assert_close(terms["loss"], loss, f"loss {step}", **near(case, "losses"))
+            compare_step(case, method, optimizer, batch, step)
             for prefix, group in (("gradient_step", "gradients"), ("after_step", "parameters")):
                 expected = part(tensors, f"{prefix}{step}")
                 if expected:
                     compare_state(case, method, index, expected, f"{prefix}{step}", group)
         assert not left, "every recorded mask was used"
-    method.pool.listener = None
-    for place, found in seen.items():
-        if place.startswith("visual."):
-            scores = torch.cat(found)
-            end = part(tensors, "end")
-            mean, variance = (
-                end[f"{place}.cls_mean.task{index}"],
-                end[f"{place}.cls_var.task{index}"],
-            )
-            assert_close(scores.mean(dim=0), mean, place, **near(case, "cls_mean"))
-            found_variance = scores.var(dim=0, unbiased=False)
-            assert_close(found_variance, variance, place, **near(case, "cls_var"))
+    running.end_epoch()
+    end = part(tensors, "end")
+    for place, found in running.epochs[0].items():
+        for row, kind in enumerate(("mean", "var")):
+            expected = end[f"{place}.cls_{kind}.task{index}"]
+            assert_close(found[row], expected, place, **near(case, f"cls_{kind}"))
+    assert len(running.epochs[0]) == record["depth_vision"]
+
+
+def compare_step(
+    case: Case, method: Dpw, optimizer: torch.optim.Optimizer, batch: Batch, number: int
+) -> None:
+    """A step of the optimiser, the `number`-th of the case: its rate and loss."""
+    terms = train_step(method, optimizer, batch, one_process())
+    for name, group in (("learning_rate", "learning_rates"), ("loss", "losses")):
+        expected = case.tensors[group][number]
+        assert_close(terms[name], expected, f"{name} {number}", **near(case, group))
 
 
 def compare_state(
@@ -523,11 +519,7 @@ def run_stream(case: Case) -> None:
             for step in range(method.steps(task)):
                 rows = slice(step % per_epoch * size, (step % per_epoch + 1) * size)
                 batch = Batch(images[rows], labels[rows], step)
-                terms = train_step(method, optimizer, batch, one_process())
-                rate = tensors["learning_rates"][step_of_run]
-                assert_close(terms["learning_rate"], rate, "rate", **near(case, "learning_rates"))
-                loss = tensors["losses"][step_of_run]
-                assert_close(terms["loss"], loss, f"loss {step_of_run}", **near(case, "losses"))
+                compare_step(case, method, optimizer, batch, step_of_run)
                 step_of_run += 1
             method.end_task(index, task)
             best = record["best_epoch"][index]

@@ -221,16 +221,27 @@ class Diki(Method):
             if self.config.depth_vision:
                 weights = decision.image_weight[rows]
                 features = self.towers.image_features(images[rows], task_id, weights)
-            weights, texts = decision.text_weight[rows].unique(return_inverse=True)
-            if self.text_is_plain(task_id):  # the same texts at any weight
-                weights, texts = weights[:1], torch.zeros_like(texts)
-            text = self.towers.text_features(task, task_id, weights)
-            if len(weights) == 1:
-                logits[rows] = self.clip.logits(features, text[0])
-            else:
-                cosine = torch.einsum("bd,bcd->bc", features, text[texts])
-                logits[rows] = self.clip.logit_scale * cosine
+            text_weight = decision.text_weight[rows]
+            logits[rows] = self.text_logits(features, task, task_id, text_weight, frozen[rows])
         return logits
+
+    def text_logits(
+        self,
+        features: Float[Tensor, "b dim"],
+        task: Task,
+        task_id: int,
+        text_weight: Float[Tensor, " b"],
+        frozen: Float[Tensor, "b dim"],
+    ) -> Float[Tensor, "b classes"]:
+        """Step 5 for images that get the prompts of `task_id`, whose features these are."""
+        weights, texts = text_weight.unique(return_inverse=True)
+        if self.text_is_plain(task_id):  # the same texts at any weight
+            weights, texts = weights[:1], torch.zeros_like(texts)
+        text = self.towers.text_features(task, task_id, weights)
+        if len(weights) == 1:
+            return self.clip.logits(features, text[0])
+        cosine = torch.einsum("bd,bcd->bc", features, text[texts])
+        return self.clip.logit_scale * cosine
 
     def text_is_plain(self, task_id: int) -> bool:
         """Whether the prompts of a task leave the text tower as it is, whatever their weight."""

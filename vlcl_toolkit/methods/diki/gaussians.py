@@ -145,6 +145,14 @@ class Decision(NamedTuple):
     text_weight: Float[Tensor, " n"]
 
 
+def prompt_weight(
+    log_density: Float64[Tensor, "*n"], divisor: float, *, calibrate: bool = True
+) -> Float[Tensor, "*n"]:
+    """Step 3's w, in (0, 1); all 1 without calibration."""
+    weight = torch.sigmoid(log_density / divisor - 1).float()
+    return weight if calibrate else torch.ones_like(weight)
+
+
 def decide(
     log_probs: Float64[Tensor, "n tasks"], rule: Rule, divisor: float, *, calibrate: bool = True
 ) -> Decision:
@@ -160,9 +168,7 @@ def decide(
         calibrate: False: all weights are 1.
     """
     score, best = log_probs.max(dim=1)
-    weight = torch.sigmoid(score / divisor - 1).float()
-    if not calibrate:
-        weight = torch.ones_like(weight)
+    weight = prompt_weight(score, divisor, calibrate=calibrate)
     if rule == "sample":
         return Decision(best, weight, weight)
     if rule == "batch":

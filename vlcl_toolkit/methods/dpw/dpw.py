@@ -33,7 +33,7 @@ from torch import Tensor
 
 from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.diki.diki import Diki
-from vlcl_toolkit.methods.diki.gaussians import Decision
+from vlcl_toolkit.methods.diki.gaussians import prompt_weight
 from vlcl_toolkit.methods.diki.introspection import PromptIntrospection
 from vlcl_toolkit.methods.diki.prompts import PromptPool
 from vlcl_toolkit.methods.diki.towers import class_prompts
@@ -128,37 +128,29 @@ class Dpw(Diki):
 
     def task_weights(self, log_probs: Float64[Tensor, "n tasks"]) -> Float[Tensor, "n tasks"]:
         """The weight w_t of an image under every learned task, in (0, 1)."""
-        weights = torch.sigmoid(log_probs / self.divisor - 1).float()
-        return weights if self.config.calibrate else torch.ones_like(weights)
+        return prompt_weight(log_probs, self.divisor, calibrate=self.config.calibrate)
 
-    def decided_logits(
+    def text_logits(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        features: Float[Tensor, "b dim"],
         task: Task,
-        decision: Decision,
+        task_id: int,
+        text_weight: Float[Tensor, " b"],
         frozen: Float[Tensor, "b dim"],
     ) -> Float[Tensor, "b classes"]:
         """Steps 5 and 6."""
         if not task.parts or self.config.decision != "sample":
-            return super().decided_logits(images, task, decision, frozen)
+            return super().text_logits(features, task, task_id, text_weight, frozen)
         weights = self.task_weights(self.gaussians.log_probs(frozen))
-        logits = frozen.new_empty(len(images), len(task.class_names))
-        for elected in decision.task.unique().tolist():
-            rows = (decision.task == elected).nonzero()[:, 0]
-            features = frozen[rows]
-            if self.config.depth_vision:
-                image_weight = decision.image_weight[rows]
-                features = self.towers.image_features(images[rows], elected, image_weight)
-            of_parts = []
-            for part in task.parts:
-                mark = class_fingerprint(part)
-                own = self.learned.index(mark) if mark in self.learned else elected
-                weight = weights[rows, own]
-                text = self.towers.text_features(part, own, weight)
-                cosine = torch.einsum("bd,bcd->bc", features, text)
-                of_parts.append(self.clip.logit_scale * cosine * weight[:, None])
-            logits[rows] = torch.cat(of_parts, dim=1)
-        return logits
+        of_parts = []
+        for part in task.parts:
+            mark = class_fingerprint(part)
+            own = self.learned.index(mark) if mark in self.learned else task_id
+            weight = weights[:, own]
+            text = self.towers.text_features(part, own, weight)
+            cosine = torch.einsum("bd,bcd->bc", features, text)
+            of_parts.append(self.clip.logit_scale * cosine * weight[:, None])
+        return torch.cat(of_parts, dim=1)
 
     def prediction_key(self, task: Task) -> list[str]:
         """In a union every learned task has a say, so its predictions end with the next task."""

@@ -68,10 +68,6 @@ class PrefixPool(PromptPool):
         frame = torch.randn(attention.embed_dim, rank, generator=seeded("dpw adapter", name))
         return torch.linalg.qr(frame)[0].to(attention.in_proj_weight)
 
-    def heads(self, task: int, name: str) -> int:
-        """Prompt heads of a task at a place."""
-        return self.score_statistics[task][name].shape[1]
-
     def grow_heads(self, generator: torch.Generator, image_heads: int, text_heads: int) -> None:
         """Add the prompts of the next task, with so many heads in each tower.
 
