@@ -59,16 +59,17 @@ def stop_after(steps: int):
 
 
 def main(folder: Path, cases: list[str], options: dict, clip: Clip | None = None) -> None:
-    """Every case in a folder of its own; `stop`: after so many steps."""
+    """Every case in a folder of its own; `stop`: after so many steps; `precision`: of the backbone."""
     torch.set_num_threads(1)
     session.monotonic = ticking_clock()
     stop = options.pop("stop", None)
+    precision = options.pop("precision", "fp32")
     for case in cases:
         method, settings = CASES[case]
         run(
             method,
             stream_of(method),
-            clip or tiny_clip(),
+            clip or tiny_clip(precision=precision),
             out=folder / case,
             config=settings,
             progress=False,

@@ -1,6 +1,7 @@
 """A tiny random CLIP and a tiny random stream: no test of the engine needs trained weights."""
 
 import itertools
+import os
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -20,7 +21,8 @@ CLASSES = {
 
 
 def tiny_clip(seed: int = 0, **options: object) -> Clip:
-    """A random CLIP of 32 x 32 pixels, with two blocks per tower."""
+    """A random CLIP of 32 x 32 pixels, with two blocks per tower; on VLCL_TEST_DEVICE, if that is set."""
+    options = {"device": os.environ.get("VLCL_TEST_DEVICE", "cpu")} | options
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIP(

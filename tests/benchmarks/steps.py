@@ -25,7 +25,7 @@ from vlcl_toolkit.training.execution import Execution
 from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import train_step
 
-COOP = ("diki", "prefix_tuning")  # learn on CoOp's split
+COOP = ("diki", "dpw", "prefix_tuning")  # learn on CoOp's split
 _WARM_UP = 2  # steps
 _SMALLEST_FOR_ALEXNET = 64  # pixels
 
