@@ -101,7 +101,9 @@ class Devices:
         index = [device.index or 0] if device.type != "cpu" else 1
         options: dict[str, Any] = {"devices": index}
         environment: Any = LightningEnvironment()
-        if self.world_size > 1 or dist.is_torchelastic_launched():  # one process takes the same path
+        if (
+            self.world_size > 1 or dist.is_torchelastic_launched()
+        ):  # one process takes the same path
             options = {
                 "devices": found.local_world_size,
                 "num_nodes": found.world_size // found.local_world_size,

@@ -202,6 +202,7 @@ class Diki(Method):
         Raises:
             UserError: no task was learned.
         """
+        images = images.to(self.clip.device)
         frozen = self.clip.encode_image(images)
         decision = self.decide(self.gaussians.log_probs(frozen))
         return self.decided_logits(images, task, decision, frozen)

@@ -97,7 +97,7 @@ class Rail(Method):
         if config.relative_ridge is not None:
             norm = 1.0 if projection is None else len(projection) / (6 * dim)
             ridge = config.relative_ridge * norm
-        return Primal(projection, dim, ridge)
+        return Primal(projection, dim, ridge, self.clip.device)
 
     @torch.no_grad()
     def end_task(self, task_index: int, task: Task) -> None:

@@ -69,13 +69,19 @@ class Primal(Regression):
     Args:
         projection: of the lift; None: none.
         ridge: absolute.
+        device: of the features.
     """
 
-    def __init__(self, projection: Float[Tensor, "h dim"] | None, dim: int, ridge: float):
+    def __init__(
+        self,
+        projection: Float[Tensor, "h dim"] | None,
+        dim: int,
+        ridge: float,
+        device: torch.device | str = "cpu",
+    ):
         self.projection, self.ridge = projection, ridge
         width = dim if projection is None else len(projection)
         self.dtype = torch.float64 if width <= _EXACT_WIDTH else torch.float32
-        device = None if projection is None else projection.device
         self.gram = torch.zeros(width, width, dtype=self.dtype, device=device)
         self.products = torch.zeros(width, 0, dtype=self.dtype, device=device)  # B
         self._weights: Tensor | None = None
