@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.tiny import SETTINGS, tiny_clip, tiny_stream
@@ -83,8 +84,14 @@ def test_a_finished_run(name, damage, finished, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "a folder", "lost"])
-@pytest.mark.parametrize("name", ["history.jsonl", "probes/weights_01.bin", "result.json"])
-def test_a_run_that_is_half_way(name, damage, half_way, finished, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "history.jsonl", "result.json", "accuracy.csv"),
+        *("probes/step_00.npz", "probes/step_01.npz", "probes/weights_01.bin"),
+    ],
+)
+def test_a_run_that_is_half_way(name, damage, half_way, finished, tmp_path, capsys):
     folder = shutil.copytree(half_way, tmp_path / "run")
     path = folder / name
     if damage in DAMAGES:
@@ -98,7 +105,10 @@ def test_a_run_that_is_half_way(name, damage, half_way, finished, tmp_path):
     except UserError as error:
         assert path.name in str(error)  # noqa: PT017 (either is right)
         return
-    assert result.accuracy.equals(finished.accuracy)  # it did not matter, or was made again
+    if (name, damage) != ("history.jsonl", "appended"):  # what follows a checkpoint is made again
+        assert name in ("accuracy.csv", "result.json")
+        assert path.name in capsys.readouterr().out
+    assert result.accuracy.equals(finished.accuracy)
     assert result.probes.parameter_distance().equals(finished.probes.parameter_distance())
 
 
@@ -107,5 +117,61 @@ def test_a_record_of_an_older_version_is_read(finished, tmp_path):
     record = json.loads((folder / "result.json").read_text())
     for new in ("sha256", "files", "metrics_defined_by"):
         del record[new]
+    config = json.loads((folder / "config.json").read_text())
+    del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(config))
+    for path in folder.glob("probes/*.npz"):
+        with np.load(path) as arrays:
+            np.savez(path, **arrays)
     (folder / "result.json").write_text(json.dumps(record))
     assert use(folder).accuracy.equals(finished.accuracy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_a_seal_whose_own_name_is_hit(name, half_way, tmp_path):
+    folder = shutil.copytree(half_way, tmp_path / "run")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content.replace(b'"sha256": ', b'"sha257": '))
+    assert (folder / name).read_bytes() != content
+    with pytest.raises(UserError, match=name):
+        RunResult.load(folder)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "a line"])
+def test_the_history_of_a_run_that_is_half_way_is_read_as_written(damage, half_way, tmp_path):
+    folder = shutil.copytree(half_way, tmp_path / "run")
+    path = folder / "history.jsonl"
+    changed = {"a line": lambda content: content + b"[1, 2]\n"} | DAMAGES
+    path.write_bytes(changed[damage](path.read_bytes()))
+    with pytest.raises(UserError, match=r"history\.jsonl is damaged"):
+        RunResult.load(folder)
+
+
+def test_checkpoints_of_another_run(half_way, tmp_path):
+    def stop(event):
+        if isinstance(event, StepEvent) and (event.task_index, event.step) == (1, 2):
+            raise StopRun
+
+    folder = shutil.copytree(half_way, tmp_path / "run")
+    other = call(
+        tmp_path / "other", callback=stop, config=SETTINGS | {"learning_rate": 2e-3}
+    ).folder
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copytree(other / "checkpoints", folder / "checkpoints")
+    with pytest.raises(UserError, match="checkpoints are of another run than"):
+        call(folder)
+
+
+def test_a_run_without_its_checkpoints_begins_again_and_says_so(
+    half_way, finished, tmp_path, capsys
+):
+    folder = shutil.copytree(half_way, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    assert call(folder).accuracy.equals(finished.accuracy)
+    assert "checkpoints holds no checkpoint; the run begins again" in capsys.readouterr().out
+
+
+def test_a_stray_file_among_the_probes_is_passed_over(finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    (folder / "probes" / "step_copy.npz").write_bytes(b"")
+    assert RunResult.load(folder).probes.stages == [0, 1, 2]

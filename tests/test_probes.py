@@ -63,6 +63,26 @@ def test_probing_changes_no_number(recorded_run: RunResult, tmp_path: Path):
     assert recorded_run.seconds["probes"] > 0
 
 
+@pytest.mark.parametrize("method", ["dpw", "rail", "lora", "keeplora", "nusa_cl"])
+def test_the_other_methods_can_be_probed(method, tmp_path):
+    from small_methods import SMALL  # not where this file is imported by another process
+
+    folders = tmp_path / "probed", tmp_path / "plain"
+    options = {"config": SMALL[method], "progress": False}
+    for folder in folders:
+        options |= {"out": folder, "probes": folder is folders[0]}
+        result = run(method, tiny_stream(), tiny_clip(), **options)
+    for name in ("accuracy.csv", "history.jsonl"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    probes = RunResult.load(folders[0]).probes
+    assert probes.stages == [0, 1, 2]
+    assert set(probes.drift()["tower"]) == {"image", "text"}
+    frozen, learned = (probes.logits(stage, "pets") for stage in (0, 2))
+    assert (frozen != learned).any()
+    last = 100 * (probes.logits(2, "pets").argmax(1) == probes.labels("pets")).mean()
+    assert last == pytest.approx(result.accuracy["pets"].iloc[2])
+
+
 def test_a_resumed_run_records_the_same(recorded_run: RunResult, tmp_path: Path):
     """Stopped in both tasks, and once after a step was recorded but before it was saved."""
     stops = iter([4, 9, None])
@@ -230,7 +250,7 @@ def test_lost_files_stop_a_resumed_run(tmp_path: Path):
     with pytest.raises(UserError, match=r"weights_01.*vlcl run --probes --out"):
         record("finetune", tmp_path)
     shutil.rmtree(tmp_path / "probes")
-    with pytest.raises(UserError, match="files are missing"):
+    with pytest.raises(UserError, match=r"probes/step_00\.npz, probes/step_01\.npz missing"):
         record("finetune", tmp_path)
     assert (tmp_path / "checkpoints").is_dir()
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 from vlcl_toolkit.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
+_SEAL = "sha256"
 
 
 def data_path(*parts: str) -> Path:
@@ -37,6 +39,19 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def read_bytes(path: Path) -> bytes:
+    """Content of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise UserError(f"cannot read {path}: {cause}; make it readable or restore it") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a run's folder.
 
@@ -48,8 +63,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_bytes(path).decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or run again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a JSON object; restore it or run again")
@@ -58,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_sealed(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON object together with a hash of it, which `read_sealed` compares."""
-    sealed = record | {"sha256": _seal(record)}
+    sealed = record | {_SEAL: _hash_of(record)}
     write_atomic(path, json.dumps(sealed, indent=1).encode())
 
 
@@ -69,14 +84,53 @@ def read_sealed(path: Path) -> dict[str, Any]:
         UserError: it is missing, is no JSON object, or not what was written.
     """
     record = read_json(path)
-    if record.pop("sha256", None) not in (None, _seal(record)):
+    # The seal is the last entry; its own name can be damaged, too.
+    name, value = next(reversed(record.items()), ("", None))
+    lost = name != _SEAL and len(name) == len(_SEAL) and len(str(value)) == 64
+    if lost or record.pop(_SEAL, None) not in (None, _hash_of(record)):
         raise UserError(f"{path} is damaged: it is not what the run wrote; restore it or run again")
     return record
 
 
-def _seal(record: dict[str, Any]) -> str:
-    content = {key: value for key, value in record.items() if key != "sha256"}
+def _hash_of(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != _SEAL}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a run.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / "config.json"
+    config = read_sealed(path)
+    if "backbone" not in config:
+        raise UserError(f"{path} describes no run; restore it, or choose another output folder")
+    return config
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and result.json of a run; history.jsonl is compared with what result.json knows of it.
+
+    Raises:
+        UserError: one of the three is missing or damaged.
+    """
+    config, record = read_config(folder), read_sealed(folder / "result.json")
+    check_files(folder, record.get("files", {}), "config.json", "history.jsonl")
+    mark, history = record.get("history"), folder / "history.jsonl"
+    if mark and history.is_file() and not begins_as_marked(read_bytes(history), mark):
+        raise UserError(
+            f"{history} is damaged: it is not what the run wrote; restore it, or run again in "
+            "another folder"
+        )
+    return config, record
+
+
+def begins_as_marked(content: bytes, mark: Mapping[str, int]) -> bool:
+    """Whether a file that grows still begins with what it held at a mark: that many bytes, of that crc32."""
+    kept = content[: mark["bytes"]]
+    return len(kept) == mark["bytes"] and zlib.crc32(kept) == mark["crc32"]
 
 
 def check_files(folder: Path, known: Mapping[str, str], *names: str) -> None:
@@ -95,7 +149,8 @@ def check_files(folder: Path, known: Mapping[str, str], *names: str) -> None:
         path = folder / name
         fault = "is missing"
         if path.is_file():
-            fault = "" if sha256_of(path) == digest else "is damaged: it is not what the run wrote"
+            found = hashlib.sha256(read_bytes(path)).hexdigest()
+            fault = "" if found == digest else "is damaged: it is not what the run wrote"
         if fault:
             raise UserError(f"{path} {fault}; restore it, or run again in another folder")
 

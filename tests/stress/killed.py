@@ -15,7 +15,9 @@ from vlcl_toolkit.training import session
 from vlcl_toolkit.training.loop import run
 
 
-def run_method(method: str, folder: Path, moment: int | None, moments: Any) -> None:
+def run_method(
+    method: str, folder: Path, moment: int | None, moments: Any, probes: bool = False
+) -> None:
     """Run in `folder`; SIGKILL at moment number `moment`, or count the moments."""
     torch.set_num_threads(1)
     session.monotonic = ticking_clock()
@@ -29,6 +31,7 @@ def run_method(method: str, folder: Path, moment: int | None, moments: Any) -> N
     stream = replace(tiny_stream(), reference=_reference)
     callback = count_moments(reach)
     options = {"config": SMALL[method], "progress": False, "callback": callback}
+    options |= {"probes": probes}
     run(method, stream, tiny_clip(), out=folder, **options)
     if moments is not None:
         moments.value = reached[0]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import check_files, read_json, read_sealed
+from vlcl_toolkit.files import read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,11 +58,7 @@ def print_run(folder: str | Path) -> None:
     Raises:
         UserError: there is no run, or its files are damaged.
     """
-    config, record = (
-        read_json(Path(folder, "config.json")),
-        read_sealed(Path(folder, "result.json")),
-    )
-    check_files(Path(folder), record.get("files", {}), "config.json", "history.jsonl")
+    config, record = read_run(Path(folder))
     try:
         console = Console()
         table, summary = _run_table(config, record, console.width), _run_summary(record)

@@ -25,8 +25,11 @@ network), S the scores it chooses a route by.
     thresholds                        [S]       scores above are rejected
 """
 
+import hashlib
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -34,9 +37,15 @@ from pathlib import Path
 import numpy as np
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import make_folder, write_atomic
+from vlcl_toolkit.files import make_folder, read_bytes, write_atomic
 
 COMMAND = "vlcl run --probes"
+# What numpy and zipfile raise on archives that are none.
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError),
+)
+_MARK, _HASH = b"sha256:", 64
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -47,9 +56,10 @@ def stage_path(folder: Path, stage: int) -> Path:
 
 def stage_files(folder: Path) -> dict[int, Callable[[], Arrays]]:
     """The stages that a run's folder has, each with a function that reads it."""
+    found = sorted(folder.glob("probes/step_*.npz"))
+    numbers = [(path.stem.removeprefix("step_"), path) for path in found]
     return {
-        int(path.stem.removeprefix("step_")): partial(read_stage, path)
-        for path in sorted(folder.glob("probes/step_*.npz"))
+        int(number): partial(read_stage, path) for number, path in numbers if number.isdecimal()
     }
 
 
@@ -63,7 +73,7 @@ def write_stage(folder: Path, stage: int, arrays: Arrays) -> None:
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     path = stage_path(folder, stage)
     make_folder(path.parent)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, _sealed(buffer))
 
 
 def read_stage(path: Path) -> dict[str, np.ndarray]:
@@ -72,13 +82,32 @@ def read_stage(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is damaged.
     """
+    content = read_bytes(path)
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
-            return dict(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        _check_seal(content)
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except _DAMAGED as error:
         raise UserError(
             f"{path} is damaged ({error}); record it again in another folder: {COMMAND} --out DIR"
         ) from error
+
+
+def _sealed(archive: io.BytesIO) -> bytes:
+    # The archive's comment is a hash of all before it: zip's own checksums cover the arrays alone.
+    with zipfile.ZipFile(archive, "a") as file:
+        file.comment = _MARK + bytes(_HASH)
+    content = archive.getvalue()[:-_HASH]
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def _check_seal(content: bytes) -> None:
+    body, seal = content[:-_HASH], content[-_HASH:]
+    if body.endswith(_MARK) and hashlib.sha256(body).hexdigest().encode() == seal:
+        return
+    end = content[-22:]  # an archive without a comment, as older versions wrote them
+    if not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
+        raise ValueError("it is not what the run wrote")
 
 
 def missing_probe(what: str, source: str, method: str) -> UserError:

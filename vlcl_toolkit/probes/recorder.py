@@ -45,6 +45,14 @@ class Recorder:
         if not stage_path(folder, 0).is_file():
             write_stage(folder, 0, self.frozen)
 
+    def check(self, stage: int) -> None:
+        """Before a run goes on after `stage`: read what the next stage is compared with.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        self.weights.load(stage, self.frozen_weights)
+
     def record(self, stage: int) -> None:
         """After task `stage` (from 1) was learned and tested.
 
@@ -110,6 +118,12 @@ def recorded(folder: Path, rows: int, config: ProbeConfig) -> bool:
         ):
             return False
     return True
+
+
+def missing_stages(folder: Path, rows: int) -> list[str]:
+    """Files that are not there, of the first `rows` stages of a run."""
+    paths = [stage_path(folder, stage) for stage in range(rows)]
+    return [f"probes/{path.name}" for path in paths if not path.is_file()]
 
 
 def _settings(config: ProbeConfig) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import make_folder, write_atomic
+from vlcl_toolkit.files import make_folder, read_bytes, write_atomic
 from vlcl_toolkit.methods import Method
 
 _BLOCK = re.compile(r"resblocks\.(\d+)")
@@ -112,7 +112,7 @@ class PreviousWeights:
                 f"{path} is missing, so probes cannot be continued; record them again in another "
                 "folder: vlcl run --probes --out DIR"
             )
-        content = path.read_bytes()
+        content = read_bytes(path)
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise UserError(
                 f"{path} is damaged, so probes cannot be continued; record them again in another "

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any
 
 import torch
@@ -113,6 +114,8 @@ def folder_stream(
     for name in order:
         if name not in found:
             raise unknown_name(f"task folder (order in {path / SETTINGS})", name, found)
+    if settings.order == []:
+        raise UserError(f"order in {path / SETTINGS} names no task; name some, or leave it out")
     if not order:
         raise UserError(f"{path} has no task: no sub-folder; make one per task")
     left_out = Counter[str]()
@@ -153,7 +156,8 @@ def _split_folders(path: Path, folders: list[str]) -> dict[str, str]:
 
 
 def _task(path: Path, common: dict[str, Any], left_out: Counter[str]) -> Task:
-    settings = _checked(TaskSettings, common | _read_yaml(path / SETTINGS), path)
+    given = common | _read_yaml(path / SETTINGS)
+    settings = _checked(TaskSettings, given, path)
     found = sorted(entry.name for entry in path.iterdir() if _is_folder(entry))
     presplit = _split_folders(path, found)
     parts = [presplit[part] for part in SPLITS if part in presplit] or ["."]
@@ -182,7 +186,10 @@ def _task(path: Path, common: dict[str, Any], left_out: Counter[str]) -> Task:
         rows = _random_split(labels, path, settings.split)
     data = PictureData(FilePictures(path, paths), labels)
     sets = [data.subset(rows.get(split, [])) for split in SPLITS]
-    return Task(path.name, names, tuple(settings.templates), *sets)
+    try:
+        return Task(path.name, names, tuple(settings.templates), *sets)
+    except UserError as error:
+        raise (UserError(f"{SETTINGS} of {path}: {error}") if given else error) from error
 
 
 def _random_split(
@@ -232,15 +239,18 @@ def _is_folder(entry: Path) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except Exception as error:  # PyYAML lets through what its constructors raise
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {reason}; correct it") from error
+    if content is None:
+        return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path} must contain settings 'name: value'; found {content!r}; fix it")
+        found = short_repr(content)
+        raise UserError(f"{path} must contain settings 'name: value'; found {found}; fix it")
     names = content.get("class_names")
     if isinstance(names, dict):  # 7 is a word for a class, and YAML reads it as a number
         content["class_names"] = {_word(key): _word(value) for key, value in names.items()}

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
@@ -57,13 +56,6 @@ def image_files(folder: Path, left_out: Counter[str]) -> list[Path]:
     return sorted(found)
 
 
-# What PIL's decoders raise on damaged files of the various formats, and on sizes that no picture has.
-_DAMAGED = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
-    *(struct.error, Image.DecompressionBombError),
-)
-
-
 class Pictures(ABC):
     """A fixed sequence of PIL images."""
 
@@ -109,8 +101,9 @@ class FilePictures(Pictures):
         try:
             with Image.open(path) as image:
                 return self._decoded(image)
-        except _DAMAGED as error:
-            cause = getattr(error, "strerror", None) or str(error)
+        except Exception as error:  # there is nothing that decoders do not raise
+            cause = getattr(error, "strerror", None) or " ".join(str(error).split())
+            cause = cause or type(error).__name__
             path = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise UserError(
                 f"cannot read the image {path}: {cause}; fetch it again, or leave such images out "

@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import zlib
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import (
-    read_json,
+    begins_as_marked,
+    read_config,
     read_sealed,
     remove_temporary_files,
     sha256_of,
@@ -122,13 +124,30 @@ class RunFolder:
         if path.is_file():
             if not self.resume:
                 raise UserError(f"{self.path} holds a run already; choose another output folder")
-            self._compare(read_json(path))
+            self._compare(read_config(self.path))
             return
         for name in ("result.json", "history.jsonl", "accuracy.csv", "checkpoints"):
             if (self.path / name).exists():
                 advice = "choose another output folder"
                 raise UserError(f"{self.path} has a {name} but no config.json; {advice}")
-        write_atomic(path, json.dumps(self.config, indent=1).encode())
+        write_sealed(path, self.config)
+
+    def check_owner(self, owner: str | None) -> None:
+        """Compare what a checkpoint says of its run; None: an older version wrote it.
+
+        Raises:
+            UserError: it is another run.
+        """
+        if owner not in (None, self.identity):
+            raise UserError(
+                f"{self.path / 'checkpoints'} are of another run than {self.path / 'config.json'}; "
+                "restore them, or choose another output folder to start from scratch"
+            )
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what config.json in the folder says of the run; a resumed run leaves it as it is."""
+        return _short_hash(_identity(read_config(self.path)))
 
     def _compare(self, found: dict[str, Any]) -> None:
         there, here = _identity(found), _identity(self.config)
@@ -146,6 +165,23 @@ class RunFolder:
                 f"{self.path} belongs to a run with another {key}{more}: "
                 f"{there.get(key)!r} there, {here.get(key)!r} here; choose another output folder"
             )
+
+    def faults_in_results(self, table: str) -> list[str]:
+        """What is wrong with the files that an unfinished run leaves and a resumed one writes again.
+
+        Args:
+            table: accuracy.csv as it ought to be. It may have fewer rows: a kill can come between a
+                checkpoint and the table.
+        """
+        path, faults = self.path / "accuracy.csv", []
+        known = (self.path / "result.json").exists()
+        if not known:
+            faults.append(f"{self.path / 'result.json'} was missing")
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content.endswith(b"\n") and table.encode().startswith(content)
+        if not whole and (known or path.exists()):
+            faults.append(f"{path} was lost or damaged")
+        return faults
 
     def write_results(self, record: dict[str, Any], table: str) -> None:
         """Write accuracy.csv, then result.json, whose `complete` marks the end of a run."""
@@ -173,8 +209,7 @@ class History:
         """
         try:
             content = self.path.read_bytes() if self.path.is_file() else b""
-            kept = content[: mark["bytes"]]
-            if len(kept) != mark["bytes"] or zlib.crc32(kept) != mark["crc32"]:
+            if not begins_as_marked(content, mark):
                 advice = "restore it, or choose another output folder to start from scratch"
                 raise UserError(f"{self.path} is damaged or shorter than its checkpoint; {advice}")
             self._file = open(self.path, "ab")  # noqa: SIM115 (closed by the run's folder)

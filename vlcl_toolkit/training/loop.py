@@ -19,7 +19,7 @@ from vlcl_toolkit.methods import Batch, Method, make_method, method_class
 from vlcl_toolkit.methods.presets import choose_settings
 from vlcl_toolkit.methods.source import source_fingerprint
 from vlcl_toolkit.probes import ProbeConfig
-from vlcl_toolkit.probes.recorder import Recorder, recorded
+from vlcl_toolkit.probes.recorder import Recorder, missing_stages, recorded
 from vlcl_toolkit.seeds import derive_seed, generator, seed_everything
 from vlcl_toolkit.streams.base import Task, TaskStream
 from vlcl_toolkit.streams.label_space import shared_class_names
@@ -110,6 +110,7 @@ def run(
                     evaluate_all=evaluate_all,
                     interrupt=interrupt,
                 )
+                session.mend_results()
                 with contextlib.suppress(StopRun), _listening(session, progress, callback):
                     learn(session, seed, probed)
         devices.barrier()
@@ -138,6 +139,8 @@ def learn(session: Session, seed: int, probes: ProbeConfig | None = None) -> Non
     with method, session.devices.compiled():
         method.enter_stream(stream)
         session.restore_method()
+        if recorder and done.task_index < len(stream):
+            recorder.check(done.task_index)
         for index in range(len(done.rows)):
             session.announce_row(index)
         for task_index in range(done.task_index, len(stream)):
@@ -263,9 +266,11 @@ def _opened(folder: RunFolder, devices: Devices, probed: ProbeConfig | None) -> 
         try:
             stack.enter_context(folder)
             if probed and not recorded(folder.path, folder.rows(), probed):
+                lost = missing_stages(folder.path, folder.rows())
+                reason = f"{', '.join(lost)} missing" if lost else "recorded with other settings"
                 raise UserError(
-                    f"{folder.path} holds a run without these probes (other settings, or files are "
-                    "missing); they are recorded while a run goes on: choose another output folder"
+                    f"{folder.path} holds a run without these probes ({reason}); they are recorded "
+                    "while a run goes on: choose another output folder"
                 )
         except UserError as error:
             devices.broadcast(str(error))

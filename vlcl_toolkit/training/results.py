@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.files import check_files, read_json, read_sealed, write_atomic
+from vlcl_toolkit.files import check_files, read_bytes, read_run, read_sealed, write_atomic
 from vlcl_toolkit.probes.reader import Probes
 from vlcl_toolkit.training.metrics import scores
 
@@ -83,9 +83,7 @@ class RunResult:
             UserError: no such folder, a missing or damaged file.
         """
         folder = Path(folder)
-        config = read_json(folder / "config.json")
-        record = read_sealed(folder / "result.json")
-        check_files(folder, record.get("files", {}), "config.json", "history.jsonl")
+        config, record = read_run(folder)
         try:
             return cls._from_record(folder, config, record)
         except (KeyError, TypeError, ValueError) as error:
@@ -189,10 +187,12 @@ def read_history(path: Path) -> "pd.DataFrame":
 
     if not path.is_file():
         raise UserError(f"no run in {path.parent}: {path.name} is missing; check the path")
-    lines = path.read_text(encoding="utf-8").splitlines()
     try:
-        records = [json.loads(line) for line in lines]
-    except ValueError as error:
+        records = [json.loads(line) for line in read_bytes(path).decode().splitlines()]
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict) or not record.keys() >= set(HISTORY_COLUMNS):
+                raise ValueError(f"line {number} is no step of a run")
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or run again") from error
     return pd.DataFrame(records or None, columns=None if records else list(HISTORY_COLUMNS))
 

@@ -94,8 +94,25 @@ class Session:
             if not self.devices.is_main:
                 warnings.simplefilter("ignore", CheckpointWarning)
             checkpoint = self.folder.store.load()
+        if checkpoint:
+            self.folder.check_owner(checkpoint.state.get("run"))
         self.devices.barrier()
         return checkpoint
+
+    def mend_results(self) -> None:
+        """Bring result.json and accuracy.csv to where the checkpoint is, and say what was wrong with them."""
+        if not self.devices.is_main:
+            return
+        path = self.folder.path
+        if self.checkpoint is None:
+            if (path / "result.json").exists():
+                print(f"{path / 'checkpoints'} holds no checkpoint; the run begins again")
+            return
+        if self.progress.task_index:
+            table = accuracy_csv(list(self.stream.names), self.progress.rows)
+            for fault in self.folder.faults_in_results(table):
+                print(f"{fault}; written again from the checkpoint")
+        self.write_results(complete=False)
 
     def restore_method(self) -> None:
         """After `attach`: what the method had learned."""
@@ -233,7 +250,11 @@ class Session:
             return
         done.history = self.folder.history.mark()
         rng_tensors, rng_values = rng_state()
-        state: dict[str, Any] = {"progress": asdict(done), "rng": rng_values}
+        state: dict[str, Any] = {
+            "progress": asdict(done),
+            "rng": rng_values,
+            "run": self.folder.identity,
+        }
         tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
         tensors |= {f"rng.{name}": value for name, value in rng_tensors.items()}
         if self.optimizer is not None:
@@ -271,6 +292,7 @@ class Session:
             "seconds": done.seconds,
             "peak_memory_mib": peak_memory_mib(self.method.clip.device),
             "complete": complete,
+            **({} if complete else {"history": done.history}),
         }
         self.folder.write_results(record, accuracy_csv(names, done.rows))
 

