@@ -6,6 +6,7 @@ import pytest
 from lab import NotebookPage, button, picture, press, slider_value
 from playwright.sync_api import expect
 
+REGRESSION = ("Label space", "Width", "Relative ridge", "Fusion")
 SMALL = (
     """
 import vlcl_toolkit as vlcl
@@ -97,6 +98,23 @@ def test_notebook_01_order_by_keyboard_and_a_live_run(page, server):
     expect(panel.get_by_text(re.compile("^Complete"))).to_be_visible()
     assert picture(heat_map) != empty
     no_alert(panel)
+    assert notebook.errors() == []
+
+
+@pytest.mark.slow
+def test_notebook_11_the_regression_is_solved_again_at_every_move(page, server):
+    notebook = NotebookPage(page, server, "11_knowing_the_task.ipynb")
+    notebook.run_all()
+    panel = notebook.output("panel = widgets.regression_sliders")
+    image = panel.locator("img")
+    seen = [picture(image)]
+    for name in REGRESSION:
+        address = image.get_attribute("src")
+        press(panel, name, "ArrowLeft")
+        expect(image).not_to_have_attribute("src", address)
+        seen.append(picture(image))
+        no_alert(panel)
+    assert len(set(seen)) == len(seen)
     assert notebook.errors() == []
 
 
