@@ -9,7 +9,7 @@ from tiny import tiny_clip, tiny_stream
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import make_method
-from vlcl_toolkit.methods.diki.gaussians import TaskGaussians, decide
+from vlcl_toolkit.methods.diki.gaussians import TaskGaussians, decide, prompt_weight
 from vlcl_toolkit.streams import ImageData
 from vlcl_toolkit.training.loader import load_step
 from vlcl_toolkit.training.loop import run
@@ -180,8 +180,12 @@ def test_the_last_epoch_is_kept_without_a_validation_set(stream, monkeypatch):
 LOG_PROBS = torch.tensor([[9, 0, 1], [8, 0, 2], [0, 7, 3], [0, 6, 4], [0, 0, 5]]).double()
 
 
+def decided(log_probs, rule):
+    return decide(log_probs, prompt_weight(log_probs, 4.0, 4.0), rule)
+
+
 def test_sample_decisions_are_each_images_own():
-    found = decide(LOG_PROBS, "sample", divisor=4.0)
+    found = decided(LOG_PROBS, "sample")
     assert found.task.tolist() == [0, 0, 1, 1, 2]
     expected = torch.sigmoid(torch.tensor([9, 8, 7, 6, 5]) / 4 - 1)
     torch.testing.assert_close(found.image_weight, expected)
@@ -189,17 +193,17 @@ def test_sample_decisions_are_each_images_own():
 
 
 def test_a_batch_votes_and_a_tie_goes_to_the_lowest_task():
-    found = decide(LOG_PROBS, "batch", divisor=4.0)
+    found = decided(LOG_PROBS, "batch")
     assert found.task.tolist() == [0] * 5, "two votes each for tasks 0 and 1"
-    assert decide(LOG_PROBS[1:], "batch", divisor=4.0).task.tolist() == [1] * 4
-    own = decide(LOG_PROBS, "sample", divisor=4.0)
+    assert decided(LOG_PROBS[1:], "batch").task.tolist() == [1] * 4
+    own = decided(LOG_PROBS, "sample")
     assert torch.equal(found.image_weight, own.image_weight), "weights come from the own best task"
     torch.testing.assert_close(found.text_weight, own.image_weight.mean().expand(5))
 
 
 def test_a_group_shares_the_weight_of_its_texts():
-    found = decide(LOG_PROBS, "group", divisor=4.0)
-    own = decide(LOG_PROBS, "sample", divisor=4.0)
+    found = decided(LOG_PROBS, "group")
+    own = decided(LOG_PROBS, "sample")
     assert torch.equal(found.task, own.task)
     pair, rest = own.image_weight[:4].view(2, 2).mean(dim=1), own.image_weight[4:]
     torch.testing.assert_close(found.text_weight, torch.cat((pair.repeat_interleave(2), rest)))
@@ -207,8 +211,43 @@ def test_a_group_shares_the_weight_of_its_texts():
 
 def test_without_calibration_all_weights_are_one():
     for rule in ("sample", "batch", "group"):
-        found = decide(LOG_PROBS, rule, divisor=4.0, calibrate=False)
+        found = attached(decision=rule, calibrate=False)
+        learn(found, 0)
+        found = found.decide(LOG_PROBS)
         assert found.image_weight.tolist() == found.text_weight.tolist() == [1.0] * 5
+
+
+def test_a_quantile_of_validation_images_opens_the_gate(stream):
+    method = attached(calibration="quantile", calibration_quantile=0.25)
+    learn(method, 0, stream[0])
+    seen = method.gaussians.log_probs(method._features_of(stream[0].validation))[:, 0]
+    threshold, median = seen.quantile(0.25), seen.median()
+    spread = (median - threshold) / 4
+    weight = method.task_weights(torch.stack((threshold, median, threshold - spread))[:, None])
+    torch.testing.assert_close(weight[:, 0], torch.tensor([0.0, 4.0, -1.0]).sigmoid())
+    other = attached(calibration="quantile", calibration_quantile=0.25)
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.task_weights(seen[:, None]), method.task_weights(seen[:, None]))
+
+
+def test_one_validation_image_is_a_quantile_too(stream):
+    method = attached(calibration="quantile")
+    learn(method, 0, replace(stream[0], validation=stream[0].validation.subset(torch.tensor([0]))))
+    assert method.gaussians.calibrations[0][1] == 0.25
+
+
+def test_a_quantile_needs_validation_images_and_its_own_weights(stream):
+    nothing = stream[1].validation.subset(torch.tensor([], dtype=torch.int64))
+    method = attached(calibration="quantile")
+    few = replace(stream, tasks=(stream[0], replace(stream[1], validation=nothing)))
+    with pytest.raises(UserError, match=r"validation images of every task; found none of food;"):
+        method.enter_stream(few)
+    learn(method, 0, stream[0])
+    official = attached()
+    learn(official, 0, stream[0])
+    for one, state in ((official, method.state_dict()), (method, official.state_dict())):
+        with pytest.raises(UserError, match="does not fit these weights"):
+            one.load_state_dict(state)
 
 
 def test_the_divisor_can_be_the_dimension(stream):

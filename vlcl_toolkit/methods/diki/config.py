@@ -1,8 +1,8 @@
 """Settings of the methods with prompts per task: DIKI and prefix tuning."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from vlcl_toolkit.errors import UserError
@@ -35,6 +35,11 @@ class PromptConfig(Settings):
     the mean weight of the batch's images of that task."""
     calibrate: bool = True
     """False: all weights are 1 (no calibration)."""
+    calibration: Literal["official", "quantile"] = "official"
+    """Where the weight is 0.5: "official": at the log density `calibration_divisor`, for every task;
+    "quantile": at a low quantile of the log densities of the task's own validation images."""
+    calibration_quantile: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    """See `calibration`; in [0, 0.5)."""
     calibration_divisor: Factor | None = 512.0
     """Divides the log density in the weight. The repository has 512, the dimension of ViT-B/16;
     None: the backbone's own dimension."""

@@ -37,7 +37,7 @@ from vlcl_toolkit.methods.batch import LABELLED, Batch, BatchRequest
 from vlcl_toolkit.methods.caches import FeatureCache, LogDensityCache, PredictionCache
 from vlcl_toolkit.methods.diki.best_epoch import BestEpoch
 from vlcl_toolkit.methods.diki.config import PromptConfig
-from vlcl_toolkit.methods.diki.gaussians import Decision, TaskGaussians, decide
+from vlcl_toolkit.methods.diki.gaussians import Decision, TaskGaussians, decide, prompt_weight
 from vlcl_toolkit.methods.diki.introspection import (
     PromptIntrospection,
     residual_prompt_attention,
@@ -47,7 +47,7 @@ from vlcl_toolkit.methods.diki.towers import PromptedTowers, class_prompts
 from vlcl_toolkit.methods.inference import percent_correct, predicted_labels, run_batch
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.schedules import cosine_to_floor
-from vlcl_toolkit.streams.base import ImageData, Task, batches
+from vlcl_toolkit.streams.base import ImageData, Task, TaskStream, batches
 
 
 @register
@@ -94,6 +94,20 @@ class Diki(Method):
         self.pool.detach()
         self._forget_caches()
 
+    def enter_stream(self, stream: TaskStream) -> None:
+        """Check that every task can be calibrated.
+
+        Raises:
+            UserError: a task without validation images.
+        """
+        super().enter_stream(stream)
+        missing = [task.name for task in stream if not len(task.validation)]
+        if self.config.calibration == "quantile" and missing:
+            raise UserError(
+                "calibration='quantile' needs validation images of every task; "
+                f"found none of {', '.join(missing)}; choose calibration='official' or give some"
+            )
+
     def begin_task(self, task_index: int, task: Task, generator: torch.Generator) -> None:
         """Steps 1 and 2: new prompts and the Gaussian of the task."""
         if task_index != len(self.pool):
@@ -103,6 +117,9 @@ class Diki(Method):
             )
         frozen = self._features_of(task.train, again=False)
         self.gaussians.add(frozen, task.name)
+        if self.config.calibration == "quantile":
+            unseen = self._features_of(task.validation)
+            self.gaussians.calibrate(unseen, self.config.calibration_quantile)
         self.start_prompts(task, frozen, generator)
         self.best.start()
 
@@ -183,8 +200,16 @@ class Diki(Method):
             UserError: no task was learned.
         """
         self.pool.check_task(0)
-        rule, calibrate = self.config.decision, self.config.calibrate
-        return decide(log_probs, rule, self.divisor, calibrate=calibrate)
+        return decide(log_probs, self.task_weights(log_probs), self.config.decision)
+
+    def task_weights(self, log_probs: Float64[Tensor, "n tasks"]) -> Float[Tensor, "n tasks"]:
+        """The weight of an image under every learned task, in (0, 1); all 1 without calibration."""
+        if not self.config.calibrate:
+            return torch.ones_like(log_probs, dtype=torch.float32)
+        if self.config.calibration == "official":
+            return prompt_weight(log_probs, self.divisor, self.divisor)
+        threshold, spread = torch.stack(self.gaussians.calibrations, dim=1)
+        return prompt_weight(log_probs, threshold, spread)
 
     @property
     def divisor(self) -> float:
@@ -313,6 +338,13 @@ class Diki(Method):
             raise UserError(
                 f"found prompts of {len(self.pool)} tasks and Gaussians of {len(self.gaussians)}; "
                 "they must be as many; load a whole state"
+            )
+        quantile = self.config.calibration == "quantile"
+        if len(self.gaussians.calibrations) != quantile * len(self.pool):
+            raise UserError(
+                f"calibration={self.config.calibration!r} does not fit these weights, which have "
+                f"{len(self.gaussians.calibrations)} calibrated tasks of {len(self.pool)}; "
+                "choose the calibration that they were trained with"
             )
         self.best.load_state_dict(parts.get("best", {}))
         self.predictions.load_state_dict(parts.get("predictions", {}))

@@ -3,8 +3,12 @@
 1. `TaskGaussians.add`: mean and covariance S of the unit-norm features of a task's training images,
    S = (F - mean)^T (F - mean) / (N - 1) + 1e-7 I.
 2. `log_prob`: log density of a feature under every task.
-3. `decide`: the largest log density s of an image names its task and gives the weight of its
-   prompts, w = sigmoid(s / divisor - 1).
+3. `prompt_weight`: a log density s gives the weight of the task's prompts, w = sigmoid((s - q) / t).
+   Official: q = t = 512 for every task. A log density has no scale of its own, though: it hangs on the
+   number of dimensions and on how broad the task is, so that 512 fits features of ViT-B/16 alone.
+   `TaskGaussians.calibrate` takes q and t from the task's validation images instead: w is 0.5 at a
+   low quantile of their log densities and sigmoid(4) = 0.98 at their median.
+4. `decide`: the largest log density of an image names its task.
 
 Few images. S of N <= D images is singular up to the 1e-7: directions without any variance decide,
 log densities explode, w is 0 or 1. Shrinkage keeps the total variance and evens it out,
@@ -30,6 +34,8 @@ from vlcl_toolkit.errors import UserError
 Shrinkage = float | Literal["auto"]
 Rule = Literal["sample", "batch", "group"]
 RIDGE = 1e-7
+_MEDIAN_LOGIT = 4.0
+_SMALLEST_SPREAD = 0.25  # natural logs; a handful of validation images may all be equal
 
 
 class TaskGaussians:
@@ -37,12 +43,14 @@ class TaskGaussians:
 
     Attributes:
         means, covariances: float32 `[D]` and `[D, D]` per task.
+        calibrations: float64 `[2]` per calibrated task: q and t of step 3.
     """
 
     def __init__(self, shrinkage: Shrinkage = 0.0, *, allow_singular: bool = False):
         self.shrinkage, self.allow_singular = shrinkage, allow_singular
         self.means: list[Tensor] = []
         self.covariances: list[Tensor] = []
+        self.calibrations: list[Tensor] = []
         self._factors: dict[int, Tensor] = {}  # Cholesky, once per task
 
     def __len__(self) -> int:
@@ -107,11 +115,27 @@ class TaskGaussians:
         nothing = features.new_empty(len(features), 0, dtype=torch.float64)
         return torch.stack(columns, dim=1) if columns else nothing
 
+    def calibrate(self, features: Float[Tensor, "n dim"], quantile: float | int) -> None:
+        """Step 3's q and t of the task added last.
+
+        Args:
+            features: of images of the task that its Gaussian has not seen, at least one.
+            quantile: which of their log densities gets the weight 0.5, in [0, 0.5).
+        """
+        found = self.log_prob(features, len(self) - 1)
+        threshold, median = found.quantile(found.new_tensor([quantile, 0.5]))
+        spread = ((median - threshold) / _MEDIAN_LOGIT).clamp(min=_SMALLEST_SPREAD)
+        self.calibrations.append(torch.stack((threshold, spread)))
+
     def state_dict(self) -> dict[str, Tensor]:
-        """ "means" `[tasks, D]` and "covariances" `[tasks, D, D]`; empty before the first task."""
-        if not self.means:
-            return {}
-        return {"means": torch.stack(self.means), "covariances": torch.stack(self.covariances)}
+        """ "means" `[tasks, D]`, "covariances" `[tasks, D, D]` and, of calibrated tasks, "calibrations"
+        `[tasks, 2]`; empty before the first task."""
+        lists = {
+            "means": self.means,
+            "covariances": self.covariances,
+            "calibrations": self.calibrations,
+        }
+        return {name: torch.stack(values) for name, values in lists.items() if values}
 
     def load_state_dict(self, state: dict[str, Tensor], dim: int, device: torch.device) -> None:
         """Inverse of `state_dict`.
@@ -128,6 +152,8 @@ class TaskGaussians:
             )
         self.means = [mean.to(device, torch.float32) for mean in means]
         self.covariances = [covariance.to(device, torch.float32) for covariance in covariances]
+        calibrations = state.get("calibrations", ())
+        self.calibrations = [pair.to(device, torch.float64) for pair in calibrations]
         self._factors = {}
 
 
@@ -146,29 +172,28 @@ class Decision(NamedTuple):
 
 
 def prompt_weight(
-    log_density: Float64[Tensor, "*n"], divisor: float, *, calibrate: bool = True
+    log_density: Float64[Tensor, "*n"],
+    threshold: Float64[Tensor, " tasks"] | float,
+    spread: Float64[Tensor, " tasks"] | float,
 ) -> Float[Tensor, "*n"]:
-    """Step 3's w, in (0, 1); all 1 without calibration."""
-    weight = torch.sigmoid(log_density / divisor - 1).float()
-    return weight if calibrate else torch.ones_like(weight)
+    """Step 3's w, in (0, 1), from q and t; of several tasks one per column."""
+    return torch.sigmoid(log_density / spread - threshold / spread).float()
 
 
 def decide(
-    log_probs: Float64[Tensor, "n tasks"], rule: Rule, divisor: float, *, calibrate: bool = True
+    log_probs: Float64[Tensor, "n tasks"], weights: Float[Tensor, "n tasks"], rule: Rule
 ) -> Decision:
-    """Step 3.
+    """Step 4.
 
     Args:
-        log_probs: of one batch.
+        log_probs, weights: of one batch.
         rule: "sample": each image takes its own best task and its own weight, as a batch of its
             own would. "batch": the task that most images name (the lowest id of several) serves all
             of them; the texts get the mean weight. "group": each image takes its own best task; the
             texts get the mean weight of the images with that task.
-        divisor: 512 in the official code, whatever the dimension.
-        calibrate: False: all weights are 1.
     """
-    score, best = log_probs.max(dim=1)
-    weight = prompt_weight(score, divisor, calibrate=calibrate)
+    best = log_probs.argmax(dim=1)
+    weight = weights.gather(1, best[:, None])[:, 0]
     if rule == "sample":
         return Decision(best, weight, weight)
     if rule == "batch":

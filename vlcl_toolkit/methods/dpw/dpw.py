@@ -28,12 +28,11 @@ task. All else in docs/fidelity_dpw.md.
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from vlcl_toolkit.methods.batch import Batch
 from vlcl_toolkit.methods.diki.diki import Diki
-from vlcl_toolkit.methods.diki.gaussians import prompt_weight
 from vlcl_toolkit.methods.diki.introspection import PromptIntrospection
 from vlcl_toolkit.methods.diki.prompts import PromptPool
 from vlcl_toolkit.methods.diki.towers import class_prompts
@@ -125,10 +124,6 @@ class Dpw(Diki):
             scores = torch.cat(parts)
             statistics = torch.stack((scores.mean(dim=0), scores.var(dim=0, unbiased=False)))
             self.pool.score_statistics[task_index][name] = statistics.float()
-
-    def task_weights(self, log_probs: Float64[Tensor, "n tasks"]) -> Float[Tensor, "n tasks"]:
-        """The weight w_t of an image under every learned task, in (0, 1)."""
-        return prompt_weight(log_probs, self.divisor, calibrate=self.config.calibrate)
 
     def text_logits(
         self,
