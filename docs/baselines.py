@@ -62,7 +62,7 @@ def protocols() -> Iterator[Protocol]:
             f"{shots} per class",
             lambda stream, shots=shots: stream.few_shot(shots),  # type: ignore[misc]
         )
-    yield Protocol("division", "tested on the validation images", _exchange_test_images)
+    yield Protocol("division", "tested on the validation images", TaskStream.tested_on_validation)
     yield Protocol("weights", "rounded to half precision", clip=_half_precision)
     yield Protocol("weights", "run with QuickGELU, trained with GELU", clip=_quick_gelu)
     rate, steps = (preset_settings("finetune", "mini", "mini")[k] for k in _BUDGET)
@@ -84,11 +84,6 @@ def _one_template(stream: TaskStream) -> TaskStream:
     return replace(
         stream, tasks=tuple(replace(task, templates=("a photo of a {}.",)) for task in stream)
     )
-
-
-def _exchange_test_images(stream: TaskStream) -> TaskStream:
-    tasks = (replace(task, test=task.validation, validation=task.test) for task in stream)
-    return replace(stream, tasks=tuple(tasks))
 
 
 def _half_precision(clip: Clip) -> Clip:

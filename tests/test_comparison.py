@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from tiny import SETTINGS, tiny_clip, tiny_stream
 
 from vlcl_toolkit.analysis.comparison import alone_table, gains, mean_and_spread, score_table
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.experiments.compare import choose_methods
+from vlcl_toolkit.experiments.compare import choose_methods, search
 from vlcl_toolkit.training.metrics import metrics
 from vlcl_toolkit.training.results import RunResult, row_names
 
@@ -81,6 +83,26 @@ def test_a_search_groups_by_the_value_of_its_setting():
     runs = [made_up([[90.0, 40.0], [70.0, 80.0]], seed=seed) for seed in (0, 1)]
     table = mean_and_spread(score_table(runs, "learning_rate"), "learning_rate")
     assert list(table.index) == [0.1, 0.2]
+
+
+def test_a_search_by_average_tests_the_validation_images_of_all_tasks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stream, clip = tiny_stream(), tiny_clip()
+    options = {"config": SETTINGS, "seeds": (0,), "progress": False}
+    runs = search("finetune", stream, clip, "learning_rate", [1e-3], criterion="average", **options)
+    for task in stream:
+        row = runs[0].accuracy.loc[f"after {task.name}"]
+        assert row.notna().all()
+        assert row[task.name] == pytest.approx(runs[0].validation[task.name])
+    assert list(runs[0].accuracy.columns) == list(
+        stream.names
+    )  # what is held out has no validation images
+    quick = search("finetune", stream, clip, "learning_rate", [1e-3], **options)
+    assert quick[0].folder != runs[0].folder
+    nothing = stream[1].validation.subset(torch.tensor([], dtype=torch.int64))
+    few = replace(stream, tasks=(stream[0], replace(stream[1], validation=nothing)))
+    with pytest.raises(UserError, match="found none of food; give some"):
+        few.tested_on_validation()
 
 
 @pytest.mark.parametrize("kind", ["streams", "backbones"])

@@ -151,13 +151,12 @@ def search(
     sources: Chosen = DEFAULT,
     seeds: tuple[int, ...] = (0, 1),
     orders: tuple[str, ...] = ("default", "reversed"),
+    criterion: Literal["learned", "average"] = "learned",
     set: KeyValues = (),
     out: Path | None = None,
     jobs: int | None = None,
 ) -> None:
-    """Try values of one setting and show which one validation accuracy prefers.
-
-    The choice looks at validation images of the task being learned alone; tasks not yet learned are not tested.
+    """Try values of one setting and show which one validation images prefer; test images are not looked at.
 
     Args:
         method: Name of the method.
@@ -165,6 +164,8 @@ def search(
         values: What to try.
         seeds: Seeds per value and order.
         orders: Task orders, each as for `vlcl run --order`.
+        criterion: learned: accuracy on each task right after learning it (quick; forgetting does not count); average:
+            Average over all tasks after every task, on their validation images.
         set: Other settings that differ from the preset, e.g. --set iterations=50.
         out: Folder of the table; default: runs/<stream>/search.
         jobs: Runs at once, each with its share of the cores; default: one per core (at most 8), one on a GPU.
@@ -186,15 +187,15 @@ def search(
         seeds=seeds,
         orders=orders,
         config=read_settings(set),
+        criterion=criterion,
         jobs=jobs,
         diverged=diverged,
         execution=sources.backbone.execution,
     )
     scores = score_table(results, setting)
-    write_atomic(
-        folder / f"{method}_{setting}.csv", scores.to_csv(index=False, float_format="%.4f").encode()
-    )
-    print_search(method, setting, mean_and_spread(scores, setting))
+    name = f"{method}_{setting}" + ("_average" if criterion == "average" else "")
+    write_atomic(folder / f"{name}.csv", scores.to_csv(index=False, float_format="%.4f").encode())
+    print_search(method, setting, mean_and_spread(scores, setting), criterion)
     print_diverged(diverged)
 
 

@@ -174,24 +174,29 @@ def print_alone(method: str, table: "pd.DataFrame", seeds: int) -> None:
     Console().print(shown)
 
 
-def print_search(method: str, setting: str, table: "pd.DataFrame") -> None:
-    """Validation accuracy per value; the best one is marked."""
-    best = table["validation", "mean"].idxmax()
-    shown = Table(
-        title=f"{method}: {setting} by validation accuracy of the task just learned (percent)"
-    )
-    for title in (setting, "validation ↑", "runs"):
+def print_search(method: str, setting: str, table: "pd.DataFrame", criterion: str) -> None:
+    """Validation accuracy per value, by both criteria where all tasks were tested; the best one is marked.
+
+    Args:
+        criterion: "learned" or "average"; see `experiments.compare.search`.
+    """
+    titles = {"validation": "just learned ↑"}
+    if criterion == "average":
+        titles |= {"average": "Average ↑", "transfer": "Transfer", "last": "Last"}
+    chosen = "average" if criterion == "average" else "validation"
+    best = table[chosen, "mean"].idxmax()
+    shown = Table(title=f"{method}: {setting} on validation images (percent)")
+    for title in (setting, *titles.values(), "runs"):
         shown.add_column(title, justify="right")
     for value in table.index:
+        cells = [_mean_std(table, value, name, 2) for name in titles]
         style = "bold" if value == best else None
-        shown.add_row(
-            str(value),
-            _mean_std(table, value, "validation", 2),
-            str(table.loc[value, ("runs", "count")]),
-            style=style,
-        )
+        shown.add_row(str(value), *cells, str(table.loc[value, ("runs", "count")]), style=style)
     Console().print(shown)
-    Console().print(f"validation prefers {setting} = {best}")
+    Console().print(f"{titles[chosen][:-2]} prefers {setting} = {best}")
+    if criterion == "average":
+        other = table["validation", "mean"].idxmax()
+        Console().print(f"just learned would have chosen {setting} = {other}")
 
 
 def print_diverged(diverged: "Diverged") -> None:

@@ -6,7 +6,7 @@ goes on where it was.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
@@ -17,6 +17,7 @@ from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.results import RunResult
 
 Order = str | Sequence[int | str]
+Criterion = Literal["learned", "average"]
 
 
 def choose_methods(names: Sequence[str], backbone: str, stream_id: str) -> tuple[str, ...]:
@@ -108,6 +109,7 @@ def search(
     seeds: Sequence[int] = (0, 1),
     orders: Sequence[Order] = (),
     config: Mapping[str, Any] | None = None,
+    criterion: Criterion = "learned",
     evaluate_all: bool = False,
     progress: bool = True,
     jobs: int | None = 1,
@@ -116,11 +118,15 @@ def search(
 ) -> list[RunResult]:
     """Run the method with each value of one setting, over orders and seeds; results in this order.
 
-    Choose by ``RunResult.validation`` (the accuracy on validation images of each task right after learning it), never
-    by test accuracy.
+    Never choose by test accuracy. Validation images answer two questions: how well was each task learned
+    (``RunResult.validation``), which rewards plasticity alone; and how well does the model do on all tasks after each
+    (``RunResult.metrics["average"]`` of runs that are tested on validation images), which counts forgetting and
+    zero-shot ability too.
 
     Args:
         config: other settings that differ from the preset.
+        criterion: "learned": the first question; "average": the second, where every run tests the validation images
+            of all tasks, in place of test images, after every task.
         evaluate_all: test all tasks after each (to show what a setting does), not only the one just learned.
         jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
         diverged: gets the runs that diverge, while the others go on; see `run_jobs`.
@@ -132,6 +138,8 @@ def search(
     settings = [{**(config or {}), setting: value} for value in values]
     for each in settings:
         choose_settings(method, clip.name, stream.id, each)
+    if criterion == "average":
+        stream, evaluate_all = stream.tested_on_validation(), True
     streams = [stream.reorder(order) for order in orders] or [stream]
     plan = [
         Job(method, ordered.names, seed, each, {"evaluate_all": evaluate_all, **options})

@@ -207,6 +207,24 @@ class TaskStream:
         name = cast(LabelSpaceName, label_space)
         return replace(self, label_space=name, merge_shared_names=merge_shared_names)
 
+    def tested_on_validation(self) -> "TaskStream":
+        """The same tasks with their validation images as test images, to choose settings by the scores of whole runs.
+
+        Held-out tasks are left out.
+
+        Raises:
+            UserError: a task without validation images.
+        """
+        missing = [task.name for task in self.tasks if not len(task.validation)]
+        if missing:
+            raise UserError(
+                "validation images of every task are needed to test on them; "
+                f"found none of {', '.join(missing)}; give some, or leave the task out"
+            )
+        tasks = tuple(replace(task, test=task.validation) for task in self.tasks)
+        split = f"{self.split_id}, tested on validation images"
+        return replace(self, tasks=tasks, held_out=(), split_id=split)
+
     def few_shot(self, k: int, seed: int = 0) -> "TaskStream":
         """Keep `k` random training and `min(k, 4)` validation images per class; tests stay whole.
 
