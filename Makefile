@@ -30,7 +30,7 @@ test: .venv/.ready ## set up, then the first tier of tests and every notebook; T
 test-all: test ## the same, then the second tier: what is marked `slow`
 	$(IN_ENV) $(PYTEST) -m slow $(TEST_ARGS)
 
-stress: .venv/.ready ## set up, then kills, damaged files and bad input, counted; STRESS_ARGS="--kills 200"
+stress: .venv/.ready ## set up, then kills, damaged files, bad input and full disks, counted; STRESS_ARGS="--kills 200"
 	$(IN_ENV) OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" python tests/stress $(STRESS_ARGS)
 
 run: .venv/.ready ## set up, then every method on the embedded stream; results in runs/main

@@ -9,6 +9,7 @@ import pytest
 from tests.tiny import SETTINGS, tiny_clip, tiny_stream
 from vlcl_toolkit.cli import main
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.training.checkpoint import CheckpointWarning
 from vlcl_toolkit.training.events import StepEvent, StopRun
 from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.training.results import RunResult
@@ -175,3 +176,20 @@ def test_a_stray_file_among_the_probes_is_passed_over(finished, tmp_path):
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     (folder / "probes" / "step_copy.npz").write_bytes(b"")
     assert RunResult.load(folder).probes.stages == [0, 1, 2]
+
+
+def test_a_lost_stage_of_a_run_that_is_half_way(half_way, tmp_path):
+    folder = shutil.copytree(half_way, tmp_path / "run")
+    (folder / "probes" / "step_01.npz").unlink()
+    with pytest.raises(UserError, match=r"step_01\.npz is missing"):
+        _ = RunResult.load(folder).probes
+
+
+def test_a_folder_in_the_place_of_a_checkpoint(half_way, finished, tmp_path):
+    folder = shutil.copytree(half_way, tmp_path / "run")
+    newest = max(folder.glob("checkpoints/step_*"), key=lambda path: int(path.stem[5:]))
+    newest.unlink()
+    newest.mkdir()
+    with pytest.warns(CheckpointWarning, match=newest.name):
+        assert call(folder).accuracy.equals(finished.accuracy)
+    assert newest.is_dir()

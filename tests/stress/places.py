@@ -193,7 +193,7 @@ def two_processes(count: int, draw: random.Random) -> Outcome:
         call("finetune", reference, False)
         for number in range(count):
             folder, told = Path(place, f"run-{number}"), context.Queue()
-            late = draw.random()
+            late = draw.random() / 4
             both = [
                 context.Process(target=_contend, args=(folder, wait, told)) for wait in (0.0, late)
             ]

@@ -105,10 +105,11 @@ def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is an archive of `torch.jit.save`, as OpenAI's own files are."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a damaged one
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:

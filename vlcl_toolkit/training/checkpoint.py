@@ -141,8 +141,9 @@ class CheckpointStore:
     def _remove_old(self) -> None:
         kept = {entry["file"] for entry in self._generations}
         for path in self.folder.glob("step_*.safetensors"):
-            if path.name not in kept:
-                path.unlink()
+            # A folder of that name is not ours; loading has told of it.
+            if path.name not in kept and not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 class RunLock:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import check_files, read_bytes, read_run, read_sealed, write_atomic
+from vlcl_toolkit.probes.files import stage_path
 from vlcl_toolkit.probes.reader import Probes
 from vlcl_toolkit.training.metrics import scores
 
@@ -64,11 +65,16 @@ class RunResult:
         """What the run recorded about the network after every task, read when first needed.
 
         Raises:
-            UserError: the run was made without probes.
+            UserError: the run was made without probes, or a file of theirs is missing or damaged.
         """
         files = read_sealed(self.folder / "result.json").get("files", {})
         check_files(self.folder, files, "probes/")
-        return Probes.load(self.folder, self.config)
+        probes = Probes.load(self.folder, self.config)
+        measured = int(self.accuracy.notna().any(axis=1).sum())
+        for stage in set(range(measured)) - set(probes.stages):
+            path = stage_path(self.folder, stage)
+            raise UserError(f"{path} is missing; restore it, or record again in another folder")
+        return probes
 
     @staticmethod
     def finished_at(folder: str | Path) -> datetime:
