@@ -11,7 +11,7 @@ from vlcl_toolkit.streams.full_size.class_incremental import class_names
 from vlcl_toolkit.streams.full_size.coop import coop_images
 from vlcl_toolkit.streams.full_size.imagenet import read_imagenet, read_tiny_imagenet
 from vlcl_toolkit.streams.full_size.mtil import Split, mtil_names, mtil_task
-from vlcl_toolkit.streams.full_size.sources import SOURCES, wrong_checksums
+from vlcl_toolkit.streams.full_size.sources import SOURCES, missing, wrong_checksums
 from vlcl_toolkit.streams.full_size.torchvision_sets import Listing
 from vlcl_toolkit.streams.location import DataLocation
 from vlcl_toolkit.streams.pictures import (
@@ -68,11 +68,10 @@ def check_data(
     for name in sets or mtil_names():
         # CoOp's split needs its file and the images alone.
         alone = tuple(splits) == ("coop",) and coop_images(name, root) is not None
-        required = () if alone else SOURCES[name].required
-        missing = [root / path for path in required if not (root / path).exists()]
-        for path in missing:
+        lacking = [] if alone else missing(name, root)
+        for path in lacking:
             yield Finding(name, "files", False, f"{path} is missing")
-        if missing:
+        if lacking:
             continue
         for fault in wrong_checksums(name, root) if sizes and not alone else ():
             yield Finding(name, "files", False, fault)

@@ -7,7 +7,7 @@ import torch
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams.full_size.sources import advice, require
 from vlcl_toolkit.streams.full_size.torchvision_sets import Listing
-from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures
+from vlcl_toolkit.streams.pictures import IMAGE_SUFFIXES, FilePictures, is_stray
 from vlcl_toolkit.streams.splits import facts
 
 _CLASSES = 1000
@@ -37,6 +37,7 @@ def read_tiny_imagenet(root: Path, part: str) -> Listing:
             (f"train/{wnid}/images/{path.name}", label)
             for label, wnid in enumerate(wnids)
             for path in sorted((base / "train" / wnid / "images").glob("*.JPEG"))
+            if not is_stray(path.name)
         ]
     else:
         labels = {wnid: label for label, wnid in enumerate(wnids)}
@@ -85,7 +86,7 @@ def read_imagenet(root: Path, part: str, wnids: tuple[str, ...] | None = None) -
         (f"{wnid}/{path.name}", label)
         for label, wnid in enumerate(wnids)
         for path in sorted((base / wnid).iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_stray(path.name)
     ]
     return _listing(base, found, wnids)
 

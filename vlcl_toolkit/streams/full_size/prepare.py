@@ -15,7 +15,13 @@ from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.files import make_folder
 from vlcl_toolkit.streams.full_size.mtil import mtil_names
 from vlcl_toolkit.streams.full_size.reference import CAPTIONS, CAPTIONS_ADDRESS
-from vlcl_toolkit.streams.full_size.sources import COOP_FILES, SOURCES, Download, coop_file
+from vlcl_toolkit.streams.full_size.sources import (
+    COOP_FILES,
+    SOURCES,
+    Download,
+    coop_file,
+    missing,
+)
 
 _ARCHIVES = (".tgz", ".zip", ".tar", ".gz")
 
@@ -58,7 +64,7 @@ def prepare_data(root: Path, sets: Sequence[str] = (), *, fetch: bool = True) ->
 def _complete(name: str, root: Path) -> bool:
     # A folder has its first entries long before it is fully unpacked, hence the mark.
     unfinished = any(_mark(root / download.file).exists() for download in SOURCES[name].downloads)
-    return not unfinished and all((root / path).exists() for path in SOURCES[name].required)
+    return not unfinished and not missing(name, root)
 
 
 def _mark(path: Path) -> Path:

@@ -205,6 +205,37 @@ def coop_file(name: str) -> str:
     return f"{SOURCES[name].folder}/{COOP_FILES[name][0]}"
 
 
+# Sets without a CoOp file are whole in CoOp's folders too: torchvision's folder of the files, then others.
+_SAME_FILES = {
+    "Aircraft": ("fgvc-aircraft-2013b/data", "fgvc_aircraft", "fgvc_aircraft/data"),
+    "CIFAR100": ("cifar-100-python", "cifar100", "cifar100/cifar-100-python"),
+    "MNIST": ("MNIST/raw", "mnist", "mnist/raw", "mnist/MNIST/raw"),
+}
+
+
+def files_folder(name: str, root: Path) -> Path:
+    """Where the files of Aircraft, CIFAR100 or MNIST lie; torchvision's folder if nowhere all of them do."""
+    usual = _SAME_FILES[name][0]
+    paths = [Path(path).relative_to(usual) for path in SOURCES[name].required]
+    for folder in _SAME_FILES[name]:
+        if all((root / folder / path).exists() for path in paths):
+            return root / folder
+    return root / usual
+
+
+def placed(name: str, root: Path, path: str) -> Path:
+    """Where a file of a set lies that has the given path in torchvision's layout."""
+    if name not in _SAME_FILES:
+        return root / path
+    return files_folder(name, root) / Path(path).relative_to(_SAME_FILES[name][0])
+
+
+def missing(name: str, root: Path) -> list[Path]:
+    """What a complete set has and this folder has not."""
+    paths = [placed(name, root, path) for path in SOURCES[name].required]
+    return [path for path in paths if not path.exists()]
+
+
 # Folders of CoOp's and DIKI's layout, and of archives as some hosts name them.
 _OTHER_FOLDERS = {
     "Aircraft": ("fgvc_aircraft",),
@@ -221,21 +252,18 @@ _OTHER_FOLDERS = {
 
 def require(name: str, root: Path) -> None:
     """Raise UserError if a part of data set `name` is not there: which, from where, into which folder."""
-    source = SOURCES[name]
-    for path in source.required:
-        if not (root / path).exists():
-            other = [root / f for f in _OTHER_FOLDERS.get(name, ()) if (root / f).is_dir()]
-            found = f" ({other[0]} is there: another layout, see docs/data.md)" if other else ""
-            raise UserError(
-                f"{name} is not complete: {root / path} is missing{found}; {advice(name, root)}"
-            )
+    for path in missing(name, root):
+        other = [root / f for f in _OTHER_FOLDERS.get(name, ()) if (root / f).is_dir()]
+        found = f" ({other[0]} is there: another layout, see docs/data.md)" if other else ""
+        raise UserError(f"{name} is not complete: {path} is missing{found}; {advice(name, root)}")
 
 
 def wrong_checksums(name: str, root: Path) -> Iterator[str]:
     """One line for each unpacked file whose MD5 is not the published one."""
-    for path, published in SOURCES[name].checksums:
-        if (found := calculate_md5(root / path)) != published:
-            yield f"{root / path} has MD5 {found}, published is {published}; fetch it again"
+    for file, published in SOURCES[name].checksums:
+        path = placed(name, root, file)
+        if (found := calculate_md5(path)) != published:
+            yield f"{path} has MD5 {found}, published is {published}; fetch it again"
 
 
 def require_coop(name: str, root: Path) -> Path:

@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torchvision import datasets as tv
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.streams.full_size.sources import (
     SOURCES,
     advice,
+    files_folder,
     require,
     wrong_checksums,
 )
@@ -106,6 +108,21 @@ def _class_folders(base: Path) -> tuple[list[str], list[str], list[int]]:
     return classes, paths, labels
 
 
+def _aircraft(root: Path, part: str) -> Listing:
+    # Not torchvision's: it knows one folder name only. The classes are the variants.
+    base = files_folder("Aircraft", root)
+    classes = (base / "variants.txt").read_text(encoding="utf-8").strip().splitlines()
+    label_of = {name.strip(): label for label, name in enumerate(classes)}
+    lines = (base / f"images_variant_{part}.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.strip().split(" ", 1) for line in lines]
+    labels = torch.tensor([label_of[variant] for _, variant in pairs])
+    return Listing(
+        FilePictures(base / "images", [f"{image}.jpg" for image, _ in pairs]),
+        labels,
+        tuple(label_of),
+    )
+
+
 def _caltech(root: Path, part: str) -> Listing:
     # Not torchvision's: it makes an empty folder where the set is missing, counts any stray file as
     # an image, and takes the numbers 1..n for granted. On the official files both agree.
@@ -135,7 +152,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _cifar100(root: Path, part: str) -> Listing:
     # Not torchvision's: the files are pickles, and its reader runs whatever code they contain.
-    base = root / "cifar-100-python"
+    base = files_folder("CIFAR100", root)
     batch, meta = (
         _ArraysOnly(io.BytesIO((base / file).read_bytes()), encoding="latin1").load()
         for file in (part, "meta")
@@ -157,9 +174,12 @@ class _Flowers102(tv.Flowers102):  # its checksums are left to `wrong_checksums`
 
 
 def _mnist(root: Path, part: str) -> Listing:
-    found = tv.MNIST(root, train=part == "train")
-    pictures = ArrayPictures(found.data.numpy(), f"{root / 'MNIST/raw'}, {part}")  # mode L
-    return Listing(pictures, found.targets.long(), tuple(found.classes))
+    # Not torchvision's: it knows one folder name only.
+    base, prefix = files_folder("MNIST", root), "train" if part == "train" else "t10k"
+    images = read_image_file(str(base / f"{prefix}-images-idx3-ubyte"))
+    labels = read_label_file(str(base / f"{prefix}-labels-idx1-ubyte"))
+    pictures = ArrayPictures(images.numpy(), f"{base}, {part}")  # mode L
+    return Listing(pictures, labels.long(), tuple(tv.MNIST.classes))
 
 
 def _cars(root: Path, part: str) -> Listing:
@@ -190,7 +210,7 @@ def _listed(
 
 
 _READERS: dict[str, Callable[[Path, str], Listing]] = {
-    "Aircraft": _listed(tv.FGVCAircraft, "fgvc-aircraft-2013b/data/images"),  # variants
+    "Aircraft": _aircraft,
     "Caltech101": _caltech,
     "CIFAR100": _cifar100,
     "DTD": _listed(tv.DTD, "dtd/dtd/images"),  # partition 1
