@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_clip, tiny_stream
+from vlcl_toolkit.cli.tables import LiveScores
 from vlcl_toolkit.errors import DivergedError, UserError
 from vlcl_toolkit.experiments.compare import compare
 from vlcl_toolkit.experiments.jobs import Diverged, Job, jobs_at_once, run_jobs
@@ -28,6 +29,26 @@ def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
         tables.append([(r.folder / "accuracy.csv").read_bytes() for r in results])
         assert not any(p.is_shared() for p in clip.model.parameters()), "workers need their own"
     assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_every_run_is_told_as_it_ends(tmp_path, monkeypatch, capsys, at_once):
+    monkeypatch.chdir(tmp_path)
+    told, lines = [], LiveScores()
+    plan = [Job("zero_shot", tiny_stream().names, seed) for seed in (0, 1, 2)]
+
+    def tell(job, result, left):
+        told.append((job.seed, result.metrics["last"], left))
+        lines(job, result, left)
+
+    options = {"at_once": at_once, "progress": False, "on_result": tell}
+    results = run_jobs(plan, tiny_stream(), tiny_clip(), **options)
+    assert sorted(seed for seed, _, _ in told) == [0, 1, 2]
+    assert [left for _, _, left in told] == [2, 1, 0]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if "pets" in line]
+    assert [row[0] for row in shown] == ["zero_shot"] * 3
+    assert {row[4] for row in shown} == {f"{results[0].metrics['last']:.1f}"}
+    assert [" ".join(row[6:8]) for row in shown] == ["2 to", "1 to", "all done"]
 
 
 @pytest.mark.slow

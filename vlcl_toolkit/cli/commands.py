@@ -90,7 +90,7 @@ def compare(
     """
     from vlcl_toolkit.analysis.comparison import alone_table, mean_and_spread, score_table
     from vlcl_toolkit.cli.gallery import write_comparison
-    from vlcl_toolkit.cli.tables import print_alone, print_comparison, print_diverged
+    from vlcl_toolkit.cli.tables import LiveScores, print_alone, print_comparison, print_diverged
     from vlcl_toolkit.experiments import compare as experiments
     from vlcl_toolkit.files import make_folder, write_atomic
 
@@ -134,6 +134,7 @@ def compare(
             orders=orders,
             jobs=jobs,
             diverged=diverged,
+            on_result=LiveScores(),
             **options,
         )
     scores = score_table(results)

@@ -3,11 +3,13 @@
 import math
 import re
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from tqdm.auto import tqdm
 
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import read_run
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from vlcl_toolkit.experiments.jobs import Diverged
+    from vlcl_toolkit.experiments.jobs import Diverged, Job
     from vlcl_toolkit.methods.official_checkpoints import Imported
+    from vlcl_toolkit.training.results import RunResult
 
 COMPACT: dict[str, Any] = {
     "box": SIMPLE,
@@ -172,6 +175,26 @@ def print_alone(method: str, table: "pd.DataFrame", seeds: int) -> None:
         "mean", *(percent(table[name].mean()) for name in ("zero_shot", "validation", "learned"))
     )
     Console().print(shown)
+
+
+class LiveScores:
+    """A line of scores for each run as it ends, above the progress bar, and the time that is left."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = monotonic(), 0
+
+    def __call__(self, job: "Job", result: "RunResult", left: int) -> None:
+        """See `experiments.jobs.OnResult`."""
+        names = ("transfer", "average", "last")
+        if not self.ended:
+            titles = "".join(f"{SCORE_TITLES[name]:>10}" for name in names)
+            tqdm.write(f"{'method':<22}{'seed':>4}{titles}  order begins with")
+        self.ended += 1
+        cells = "".join(f"{percent(result.metrics.get(name)):>10}" for name in names)
+        first = ", ".join(job.order[:1])
+        minutes = (monotonic() - self.begun) / self.ended * left / 60
+        rest = f"{left} to go, {minutes:.0f} min" if left else "all done"
+        tqdm.write(f"{job.method:<22}{job.seed:>4}{cells}  {first:<10} {rest}")
 
 
 def print_search(method: str, setting: str, table: "pd.DataFrame", criterion: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
-from vlcl_toolkit.experiments.jobs import Diverged, Job, jobs_at_once, run_jobs
+from vlcl_toolkit.experiments.jobs import Diverged, Job, OnResult, jobs_at_once, run_jobs
 from vlcl_toolkit.methods import method_class, method_names
 from vlcl_toolkit.methods.presets import choose_settings, preset_settings
 from vlcl_toolkit.streams.base import TaskStream
@@ -47,6 +47,7 @@ def compare(
     progress: bool = True,
     jobs: int | None = 1,
     diverged: Diverged | None = None,
+    on_result: OnResult | None = None,
     **options: Any,
 ) -> list[RunResult]:
     """Run every method with every seed in every task order (none given: the stream's own).
@@ -54,12 +55,13 @@ def compare(
     Args:
         configs: by method name, settings that override the preset.
         jobs: runs at once; None: see `jobs_at_once`. `options`: passed on to every `run`.
-        diverged: gets the runs that diverge, while the others go on; see `run_jobs`.
+        diverged: gets the runs that diverge, while the others go on; see `run_jobs`. `on_result`: called with each run
+            as it ends; see `OnResult`.
 
     Raises UserError for unknown methods or orders before anything is run.
     """
     plan = plan_comparison(methods, stream, clip.name, seeds, orders, configs, **options)
-    return _run_all(plan, stream, clip, jobs, progress, diverged)
+    return _run_all(plan, stream, clip, jobs, progress, diverged, on_result)
 
 
 def plan_comparison(
@@ -155,6 +157,14 @@ def _run_all(
     jobs: int | None,
     progress: bool,
     diverged: Diverged | None = None,
+    on_result: OnResult | None = None,
 ) -> list[RunResult]:
-    at_once = jobs_at_once(clip, len(plan), jobs)
-    return run_jobs(plan, stream, clip, at_once=at_once, progress=progress, diverged=diverged)
+    return run_jobs(
+        plan,
+        stream,
+        clip,
+        at_once=jobs_at_once(clip, len(plan), jobs),
+        progress=progress,
+        diverged=diverged,
+        on_result=on_result,
+    )

@@ -5,12 +5,13 @@ after each other.
 """
 
 import contextlib
+import functools
 import os
 import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ class Job:
 Diverged = list[tuple[Job, DivergedError]]
 """Runs of an experiment whose loss became no number, and what they said."""
 
+OnResult = Callable[[Job, "RunResult", int], None]
+"""Called in this process with every run as it ends, its result, and how many runs are still to end."""
+
 
 def jobs_at_once(clip: "Clip", runs: int, jobs: int | None = None) -> int:
     """How many of `runs` runs to do at once; None: one per CPU thread in use (at most 8), one on a GPU.
@@ -80,6 +84,7 @@ def run_jobs(
     at_once: int = 1,
     progress: bool = True,
     diverged: Diverged | None = None,
+    on_result: OnResult | None = None,
 ) -> "list[RunResult]":
     """Do all runs, `at_once` at a time; results in the order of `jobs`.
 
@@ -89,18 +94,19 @@ def run_jobs(
     Args:
         diverged: gets the runs that diverged, which have no result; None: the first of them is raised
             once the others have ended.
+        on_result: see `OnResult`.
 
     Raises:
         UserError: of a run; or a stream or a method that cannot be sent to another process.
     """
     failed: Diverged = []
     results: dict[int, RunResult] = {}
-    if at_once == 1:
-        for index, job in enumerate(jobs):
-            with _noting(failed, job):
-                results[index] = do_job(job, stream, clip, progress=progress)
-    else:
-        _run_side_by_side(jobs, stream, clip, at_once, results, failed, progress=progress)
+    with contextlib.closing(_ended(jobs, stream, clip, at_once, progress)) as ended:
+        for index, get_result in ended:
+            with _noting(failed, jobs[index]):
+                results[index] = get_result()
+                if on_result is not None:
+                    on_result(jobs[index], results[index], len(jobs) - len(results) - len(failed))
     if failed and (diverged is None or not results):
         job, error = failed[0]
         others = f"; {len(results)} other runs have ended well and are kept" if results else ""
@@ -118,16 +124,14 @@ def _noting(failed: Diverged, job: Job) -> Iterator[None]:
         failed.append((job, error))
 
 
-def _run_side_by_side(
-    jobs: Sequence[Job],
-    stream: "TaskStream",
-    clip: "Clip",
-    at_once: int,
-    results: "dict[int, RunResult]",
-    failed: Diverged,
-    *,
-    progress: bool,
-) -> None:
+def _ended(
+    jobs: Sequence[Job], stream: "TaskStream", clip: "Clip", at_once: int, progress: bool
+) -> "Generator[tuple[int, Callable[[], RunResult]]]":
+    # The runs as they end, each with what gives its result or raises its error.
+    if at_once == 1:
+        for index, job in enumerate(jobs):
+            yield index, functools.partial(do_job, job, stream, clip, progress=progress)
+        return
     waiting, running = deque(enumerate(jobs)), dict[Future[Any], int]()
     bar = tqdm(total=len(jobs), desc=f"runs, {at_once} at once", disable=not progress)
     with contextlib.closing(bar), _workers(at_once, jobs, stream, clip) as workers:
@@ -137,9 +141,7 @@ def _run_side_by_side(
                 running[workers.submit(_do_in_worker, job)] = index
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 index = running.pop(future)
-                with _noting(failed, jobs[index]):
-                    results[index] = future.result()
-                bar.set_postfix_str(f"{jobs[index].method}, seed {jobs[index].seed}")
+                yield index, future.result
                 bar.update()
 
 
