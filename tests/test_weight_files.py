@@ -1,5 +1,6 @@
 """Weights files in the forms that people have, and the activation that belongs to them."""
 
+import argparse
 import json
 import logging
 import warnings
@@ -120,15 +121,99 @@ def test_hugging_faces_file(state, tmp_path):
     same(load_clip(NAMES[1], checkpoint=tmp_path / "model.safetensors", device="cpu"), state)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "_orig_mod.", "module._orig_mod.", "clip.", "model.clip._orig_mod.", "net."],
+)
+@pytest.mark.parametrize(
+    "wrapper", [None, "state_dict", "model", "model_state_dict", "params", "ema"]
+)
 def test_what_training_scripts_save(prefix, wrapper, state, tmp_path):
     content = {prefix + name: value for name, value in state.items()}
     content[prefix + "attn_mask"] = torch.zeros(77, 77)
     if wrapper:
-        content = {wrapper: content, "epoch": 3}
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+        content = {wrapper: content, "epoch": 3, "optimizer": optimizer.state_dict()}
     torch.save(content, tmp_path / "weights.pt")
     assert read_state(tmp_path / "weights.pt").keys() == state.keys()
+
+
+def test_notes_beside_the_weights_and_wrapped_parts(state, tmp_path):
+    content = {
+        name.replace("resblocks.0.", "resblocks.0._checkpoint_wrapped_module."): value
+        for name, value in state.items()
+    }
+    notes = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    torch.save(content | notes, tmp_path / "weights.pt")
+    same(load_clip(NAMES[1], checkpoint=tmp_path / "weights.pt", device="cpu"), state)
+
+
+def test_hugging_faces_names_inside_a_module(state, tmp_path):
+    content = {f"clip.{name}": value for name, value in hugging_face(state).items()}
+    torch.save({"state_dict": content}, tmp_path / "weights.pt")
+    same(load_clip(NAMES[1], checkpoint=tmp_path / "weights.pt", device="cpu"), state)
+
+
+def test_two_models_in_one_file_are_not_guessed(state, tmp_path):
+    both = {
+        f"{who}.{name}": value for who in ("student", "teacher") for name, value in state.items()
+    }
+    torch.save(both, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="does not match this model"):
+        load_clip(NAMES[1], checkpoint=tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("name", ["weights.SAFETENSORS", "weights.pt", "weights"])
+def test_safetensors_are_known_by_their_content(name, state, tmp_path):
+    save_file(state, tmp_path / name)
+    same(load_clip(NAMES[1], checkpoint=tmp_path / name, device="cpu"), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value * float("nan"), r"visual\.proj in .*nan or inf"),
+        (lambda value: (value * 100).to(torch.int8), r"visual\.proj in .*has the type int8"),
+        (lambda value: value.to(torch.complex64), "has the type complex64"),
+        (lambda value: value.to_sparse(), "has the type sparse_coo float32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_weights_that_are_no_numbers_are_named(change, message, state, tmp_path):
+    torch.save(state | {"visual.proj": change(state["visual.proj"])}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=message):
+        load_clip(NAMES[1], checkpoint=tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b"\x1f\x8b\x08\x00 packed", "it is damaged"),
+        ({"args": argparse.Namespace(lr=1)}, r"holds argparse\.Namespace"),
+        ({1: torch.ones(2)}, "does not contain named tensors: found the entries 1"),
+        ([1, 2], "does not contain named tensors: found none"),
+        ({}, "does not contain named tensors"),
+    ],
+)
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_what_is_no_weights_file_says_what_it_is(name, content, message, tmp_path):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_clip(NAMES[1], checkpoint=path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_in_the_home_folder(state, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(state, tmp_path / "weights.safetensors")
+    same(load_clip(NAMES[1], checkpoint="~/weights.safetensors", device="cpu"), state)
 
 
 def test_the_program_in_an_archive_is_never_run(state, tmp_path):

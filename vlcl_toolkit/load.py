@@ -51,7 +51,7 @@ def load_clip(
         UserError: unknown name, weights or device; a damaged file; a model without ViT towers.
     """
     target = find_device(device)  # first: a missing device should not cost a download
-    path = None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else Path(checkpoint).expanduser()
     if name == "mini":
         if pretrained is not None:
             raise UserError(f"'mini' has one set of weights; found pretrained={pretrained!r}; omit")

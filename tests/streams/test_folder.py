@@ -77,7 +77,8 @@ def test_settings(own):
     ("file", "content", "message"),
     [
         ("task.yaml", {"order": ["tool"]}, r"unknown task folder .* 'tool'; did you mean 'tools'"),
-        ("task.yaml", {"order": [3]}, "of .*own: order must be a list.*found 3"),
+        ("task.yaml", {"order": [3]}, r"unknown task folder .* '3'; known"),
+        ("task.yaml", {"order": [[3]]}, "of .*own: order must be a list"),
         ("task.yaml", {"ordr": ["tools"]}, "of .*own: unknown setting 'ordr'.*mean 'order'"),
         ("task.yaml", {"templates": "a {}"}, "of .*own: templates must be a list; found 'a {}'"),
         ("task.yaml", "a: [", "is not valid YAML"),

@@ -1,7 +1,8 @@
 """Weights files as people have them: whose names become open_clip's, and TorchScript archives without their code.
 
-state dict        open_clip's and OpenAI's names, which are the same; in {"state_dict": ...} or
-                  {"model": ...}; with the prefixes of DataParallel and torch.compile
+state dict        open_clip's and OpenAI's names, which are the same; alone or an entry of a training
+                  script's checkpoint; with the prefixes of DataParallel, FSDP, torch.compile, or of a
+                  module that the CLIP is a part of
 Hugging Face      `model.safetensors` of a `CLIPModel`
 TorchScript       OpenAI's own `ViT-B-16.pt`: a zip of a program and its tensors
 """
@@ -21,30 +22,67 @@ _NOT_WEIGHTS = re.compile(
     r"(input_resolution|context_length|vocab_size|attn_mask|.*\.position_ids)$"
 )
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")
+# DataParallel names the whole "module.", the others any part.
+_INSIDE = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Every state dict of a CLIP has one of them; what stands before it is the CLIP's place in a larger module.
+_LANDMARKS = ("visual.conv1.weight", "vision_model.embeddings.class_embedding")
 
 
 def unwrapped(content: Any) -> Any:
     """The state dict inside what training scripts save around it."""
     while isinstance(content, Mapping):
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not inner:
+        others = [value for value in content.values() if is_state_dict(value)]
+        if not inner and len(others) != 1:
             break
-        content = inner[0]
+        content = (inner or others)[0]
     return content
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether it is a mapping from names to tensors, with one at least."""
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(name, str) for name in content)
+        and all(torch.is_tensor(value) for value in content.values())
+    )
+
+
+def without_notes(content: Any) -> Any:
+    """A state dict without the numbers that stand beside the weights in OpenAI's files."""
+    if not isinstance(content, Mapping):
+        return content
+    return {
+        name: value
+        for name, value in content.items()
+        if not (isinstance(name, str) and _NOT_WEIGHTS.match(name))
+    }
 
 
 def open_clip_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under open_clip's names, whatever names they have."""
     found = {}
+    prefix = _place(state)
     for name, value in state.items():
-        while name.startswith(_PREFIXES):
-            name = name[name.index(".") + 1 :]
+        name = _INSIDE.sub("", name).removeprefix(prefix)
         if not _NOT_WEIGHTS.match(name):
             found[name] = value
     if "vision_model.embeddings.class_embedding" in found:
         return _from_hugging_face(found)
     return found
+
+
+def _place(state: Mapping[str, Tensor]) -> str:
+    # What precedes the names of the one CLIP; "" where there are two, e.g. a model and its average.
+    names = [_INSIDE.sub("", name) for name in state]
+    places = {
+        name.removesuffix(landmark)
+        for landmark in _LANDMARKS
+        for name in names
+        if name == landmark or name.endswith(f".{landmark}")
+    }
+    return places.pop() if len(places) == 1 else ""
 
 
 # Hugging Face -> open_clip.

@@ -4,7 +4,8 @@
         task.yaml            optional: order, templates, split
         flowers/
             task.yaml        optional: templates, class_names, split of this task alone
-            rose/  lily/     images (.jpg, .png, .tif, ...), also in sub-folders
+            rose/  lily/     images (.jpg, .png, .tif, ...), also in sub-folders; turned as their EXIF
+                             data say
         tools/
             train/  test/    or split already: each with one sub-folder per class;
                              validation/ (or val/, valid/) is optional
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from reprlib import repr as short_repr
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -184,7 +185,7 @@ def _task(path: Path, common: dict[str, Any], left_out: Counter[str]) -> Task:
         rows = {part: torch.arange(ends[i], ends[i + 1]) for i, part in enumerate(kinds)}
     else:
         rows = _random_split(labels, path, settings.split)
-    data = PictureData(FilePictures(path, paths), labels)
+    data = PictureData(FilePictures(path, paths, upright=True), labels)
     sets = [data.subset(rows.get(split, [])) for split in SPLITS]
     try:
         return Task(path.name, names, tuple(settings.templates), *sets)
@@ -212,6 +213,11 @@ def _check_names(path: Path, names: dict[str, str]) -> None:
     # Class folder -> words.
     folder_of: dict[str, str] = {}
     for folder, words in names.items():
+        if not words.strip():
+            raise UserError(
+                f"the class folder {folder!r} of {path} has no words; give it some (class_names in "
+                f"{SETTINGS})"
+            )
         if words in folder_of:
             raise UserError(
                 f"the class folders {folder_of[words]!r} and {folder!r} of {path} have the same words, "
@@ -238,11 +244,20 @@ def _is_folder(entry: Path) -> bool:
     return entry.is_dir() and not is_stray(entry.name)
 
 
+class _Words(yaml.SafeLoader):
+    # Names of folders and classes stay as they are written: 007, no and 2024-01-01 are words there.
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in known if tag.endswith((":null", ":merge"))]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _read_yaml(path: Path) -> dict[Any, Any]:
     if not os.path.lexists(path):
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content, as_written = yaml.safe_load(text), yaml.load(text, _Words)
     except Exception as error:  # PyYAML lets through what its constructors raise
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {reason}; correct it") from error
@@ -251,15 +266,10 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         found = short_repr(content)
         raise UserError(f"{path} must contain settings 'name: value'; found {found}; fix it")
-    names = content.get("class_names")
-    if isinstance(names, dict):  # 7 is a word for a class, and YAML reads it as a number
-        content["class_names"] = {_word(key): _word(value) for key, value in names.items()}
+    for name, kind in (("class_names", dict), ("order", list)):
+        if isinstance(content.get(name), kind):
+            content[name] = as_written[name]
     return content
-
-
-def _word(value: Any) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return str(value) if number else value
 
 
 def _checked(cls: type[AnySettings], values: dict[Any, Any], folder: Path) -> AnySettings:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from torchvision.transforms.v2 import functional as TF
@@ -29,7 +30,8 @@ from vlcl_toolkit.streams.data import ImageData, check_labels
 
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp"),
-    *(".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+    *(".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jfif", ".jpe", ".jp2", ".avif", ".apng", ".dib", ".tga"),
 }
 
 
@@ -88,10 +90,14 @@ class FilePictures(Pictures):
         paths: in order.
         rgb: convert on opening, as torchvision's loader does; False keeps the file's own mode (a
             grey image stays grey until the transform has resized it).
+        upright: turn images as their EXIF orientation says, as viewers show them. torchvision's
+            loader does not, so the published sets are read without.
     """
 
-    def __init__(self, root: str | Path, paths: Sequence[str], *, rgb: bool = True):
-        self.root, self.paths, self.rgb = str(root), tuple(paths), rgb
+    def __init__(
+        self, root: str | Path, paths: Sequence[str], *, rgb: bool = True, upright: bool = False
+    ):
+        self.root, self.paths, self.rgb, self.upright = str(root), tuple(paths), rgb, upright
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -111,6 +117,8 @@ class FilePictures(Pictures):
             ) from error
 
     def _decoded(self, image: Image.Image) -> Image.Image:
+        if self.upright:
+            image = _upright(image)
         if image.mode.startswith(("I", "F")):  # PIL would cut these off at 255: white pictures
             values = np.asarray(image)
             if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
@@ -127,7 +135,7 @@ class FilePictures(Pictures):
 
     def fingerprint(self) -> str:
         """Of every file's relative path, size and time of change; a missing file counts too."""
-        digest = hashlib.sha256(str(self.rgb).encode())
+        digest = hashlib.sha256((str(self.rgb) + "upright" * self.upright).encode())
         for index, path in enumerate(self.paths):
             try:
                 found = os.stat(self.name(index))
@@ -136,6 +144,29 @@ class FilePictures(Pictures):
                 facts = f"{path}\0missing\n"
             digest.update(facts.encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+
+_TURNS = {  # EXIF's orientations; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not PIL's exif_transpose: it also writes the EXIF data anew, and fails where they are damaged.
+    image.load()  # turns a TIFF, and takes the note away
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 (of the notes, and decoders raise anything; the picture may be whole)
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 class ArrayPictures(Pictures):

@@ -67,7 +67,7 @@ def image_folder(path: Path) -> PictureData:
         raise UserError(
             f"{path} contains no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name another folder"
         )
-    pictures = FilePictures(path, [str(file.relative_to(path)) for file in files])
+    pictures = FilePictures(path, [str(file.relative_to(path)) for file in files], upright=True)
     return PictureData(pictures, torch.zeros(len(files), dtype=torch.int64))
 
 
