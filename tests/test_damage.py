@@ -193,3 +193,12 @@ def test_a_folder_in_the_place_of_a_checkpoint(half_way, finished, tmp_path):
     with pytest.warns(CheckpointWarning, match=newest.name):
         assert call(folder).accuracy.equals(finished.accuracy)
     assert newest.is_dir()
+
+
+def test_a_stage_in_the_place_of_another(half_way, tmp_path):
+    folder = shutil.copytree(half_way, tmp_path / "run")
+    shutil.copy(folder / "probes" / "step_00.npz", folder / "probes" / "step_01.npz")
+    with pytest.raises(UserError, match=r"step_01\.npz is damaged"):
+        RunResult.load(folder).probes.logits(1, "pets")
+    with pytest.raises(UserError, match=r"step_01\.npz is damaged"):
+        call(folder)

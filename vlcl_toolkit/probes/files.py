@@ -73,7 +73,7 @@ def write_stage(folder: Path, stage: int, arrays: Arrays) -> None:
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     path = stage_path(folder, stage)
     make_folder(path.parent)
-    write_atomic(path, _sealed(buffer))
+    write_atomic(path, _sealed(buffer, path.name))
 
 
 def read_stage(path: Path) -> dict[str, np.ndarray]:
@@ -84,7 +84,7 @@ def read_stage(path: Path) -> dict[str, np.ndarray]:
     """
     content = read_bytes(path)
     try:
-        _check_seal(content)
+        _check_seal(content, path.name)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
     except _DAMAGED as error:
@@ -93,21 +93,26 @@ def read_stage(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _sealed(archive: io.BytesIO) -> bytes:
-    # The archive's comment is a hash of all before it: zip's own checksums cover the arrays alone.
+def _sealed(archive: io.BytesIO, name: str) -> bytes:
+    # The archive's comment is a hash of its name and all before it: zip's own checksums cover the arrays
+    # alone, and another stage is whole, too.
     with zipfile.ZipFile(archive, "a") as file:
         file.comment = _MARK + bytes(_HASH)
     content = archive.getvalue()[:-_HASH]
-    return content + hashlib.sha256(content).hexdigest().encode()
+    return content + _hash_of(name, content)
 
 
-def _check_seal(content: bytes) -> None:
+def _check_seal(content: bytes, name: str) -> None:
     body, seal = content[:-_HASH], content[-_HASH:]
-    if body.endswith(_MARK) and hashlib.sha256(body).hexdigest().encode() == seal:
+    if body.endswith(_MARK) and _hash_of(name, body) == seal:
         return
     end = content[-22:]  # an archive without a comment, as older versions wrote them
     if not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
         raise ValueError("it is not what the run wrote")
+
+
+def _hash_of(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + content).hexdigest().encode()
 
 
 def missing_probe(what: str, source: str, method: str) -> UserError:

@@ -87,7 +87,7 @@ class PreviousWeights:
         return self.folder / f"weights_{stage:02d}.bin"
 
     def save(self, stage: int, now: Weights, frozen: Weights) -> None:
-        """Keep what differs from the frozen weights, of this stage and the one before, behind a hash of it."""
+        """Keep what differs from the frozen weights, of this stage and the one before, behind a hash of it and its name."""
         changed = {
             name: value.cpu().contiguous()
             for name, value in now.items()
@@ -95,7 +95,8 @@ class PreviousWeights:
         }
         make_folder(self.folder)
         content = safetensors.torch.save(changed)
-        write_atomic(self._path(stage), hashlib.sha256(content).digest() + content)
+        path = self._path(stage)
+        write_atomic(path, hashlib.sha256(path.name.encode() + content).digest() + content)
         self._path(stage - 2).unlink(missing_ok=True)
 
     def load(self, stage: int, frozen: Weights) -> Weights:
@@ -113,7 +114,9 @@ class PreviousWeights:
                 "folder: vlcl run --probes --out DIR"
             )
         content = read_bytes(path)
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
+        named = path.name.encode() + content[32:]
+        # Older versions left the name out.
+        if content[:32] not in (hashlib.sha256(c).digest() for c in (named, content[32:])):
             raise UserError(
                 f"{path} is damaged, so probes cannot be continued; record them again in another "
                 "folder: vlcl run --probes --out DIR"

@@ -115,6 +115,9 @@ def folder_stream(
     for name in order:
         if name not in found:
             raise unknown_name(f"task folder (order in {path / SETTINGS})", name, found)
+    for name, times in Counter(order).items():
+        if times > 1:
+            raise UserError(f"order in {path / SETTINGS} has {name!r} {times} times; name it once")
     if settings.order == []:
         raise UserError(f"order in {path / SETTINGS} names no task; name some, or leave it out")
     if not order:
