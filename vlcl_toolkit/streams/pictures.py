@@ -146,6 +146,9 @@ class FilePictures(Pictures):
         return digest.hexdigest()
 
 
+# Of each damaged note PIL would print a line. Not by `catch_warnings`, which threads cannot share.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning, r"PIL\.")
+
 _TURNS = {  # EXIF's orientations; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -161,9 +164,7 @@ def _upright(image: Image.Image) -> Image.Image:
     # Not PIL's exif_transpose: it also writes the EXIF data anew, and fails where they are damaged.
     image.load()  # turns a TIFF, and takes the note away
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 (of the notes, and decoders raise anything; the picture may be whole)
         return image
     return image if turn is None else image.transpose(turn)
