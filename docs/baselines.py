@@ -7,9 +7,8 @@ Prints the tables of docs/baselines.md. Every run lies in a folder of its own, s
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -17,7 +16,6 @@ from open_clip.model import QuickGELU
 
 import vlcl_toolkit as vlcl
 from vlcl_toolkit import Clip, RunResult, TaskStream
-from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.training.metrics import metrics
 
 SCORES = ("transfer", "average", "last")
@@ -32,8 +30,6 @@ class Protocol:
     stream: Callable[[TaskStream], TaskStream] = lambda stream: stream
     clip: Callable[[Clip], Clip] = lambda clip: clip
     seed: int = 0
-    config: dict[str, Any] = field(default_factory=dict)
-    """Settings of trained methods."""
 
     @property
     def folder(self) -> str:
@@ -63,16 +59,7 @@ def protocols() -> Iterator[Protocol]:
             lambda stream, shots=shots: stream.few_shot(shots),  # type: ignore[misc]
         )
     yield Protocol("division", "tested on the validation images", TaskStream.tested_on_validation)
-    yield Protocol("weights", "rounded to half precision", clip=_half_precision)
     yield Protocol("weights", "run with QuickGELU, trained with GELU", clip=_quick_gelu)
-    rate, steps = (preset_settings("finetune", "mini", "mini")[k] for k in _BUDGET)
-    for times in (0.5, 2):
-        yield Protocol("learning rate", f"{times:g} times", config={_BUDGET[0]: rate * times})
-        budget = {_BUDGET[1]: int(steps * times)}
-        yield Protocol("training steps", f"{times:g} times", config=budget)
-
-
-_BUDGET = ("learning_rate", "iterations")
 
 
 def _first_template(stream: TaskStream) -> TaskStream:
@@ -84,10 +71,6 @@ def _one_template(stream: TaskStream) -> TaskStream:
     return replace(
         stream, tasks=tuple(replace(task, templates=("a photo of a {}.",)) for task in stream)
     )
-
-
-def _half_precision(clip: Clip) -> Clip:
-    return Clip(clip.model.half().float(), clip.tokenizer, name=clip.name, pretrained="half")
 
 
 def _quick_gelu(clip: Clip) -> Clip:
@@ -116,7 +99,7 @@ def main(
     """Run every protocol with every method, and print scores and differences in Markdown.
 
     Args:
-        methods: their presets have to set a learning rate and a number of steps, or train nothing.
+        methods: their names.
         out: folder of the runs.
     """
     print(f"| factor | change | {' | '.join(methods)} |")
@@ -125,7 +108,7 @@ def main(
     for protocol in protocols():
         cells = []
         for method in methods:
-            if method == "zero_shot" and (protocol.config or protocol.seed):
+            if method == "zero_shot" and protocol.seed:
                 cells.append("the same")
                 continue
             result = vlcl.run(
@@ -133,7 +116,6 @@ def main(
                 protocol.stream(vlcl.load_stream("mini")),
                 protocol.clip(vlcl.load_clip("mini")),
                 seed=protocol.seed,
-                config=protocol.config or None,
                 out=out / method / protocol.folder,
             )
             usual.setdefault(method, result)
