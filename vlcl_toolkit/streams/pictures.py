@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import struct
-import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
@@ -168,9 +167,7 @@ def _upright(image: Image.Image) -> Image.Image:
     # Not PIL's exif_transpose: it also writes the EXIF data anew, and fails where they are damaged.
     image.load()  # turns a TIFF, and takes the note away
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGED:  # of the notes; the picture may be whole
         return image
     return image if turn is None else image.transpose(turn)
