@@ -147,7 +147,7 @@ class FilePictures(Pictures):
 
 
 # Of each damaged note PIL would print a line. Not by `catch_warnings`, which threads cannot share.
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning, r"PIL\.")
+warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", UserWarning, r"PIL\.")
 
 _TURNS = {  # EXIF's orientations; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
