@@ -87,7 +87,7 @@ class PreviousWeights:
         return self.folder / f"weights_{stage:02d}.bin"
 
     def save(self, stage: int, now: Weights, frozen: Weights) -> None:
-        """Keep what differs from the frozen weights, of this stage and the one before, behind a hash of it and its name."""
+        """Keep what differs from the frozen weights, of this stage and the one before, behind a hash."""
         changed = {
             name: value.cpu().contiguous()
             for name, value in now.items()
