@@ -230,6 +230,16 @@ def test_the_program_in_an_archive_is_never_run(state, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+def test_an_archive_without_its_list_of_files(suffix, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    torch.save({"text": torch.zeros(4)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"PK\1\2", b"PK\1\3"))
+    with pytest.raises(UserError, match=path.name):
+        read_state(path)
+
+
 def test_damaged_archives_are_named(state, tmp_path):
     path = tmp_path / "a.pt"
     torchscript(state, path)

@@ -219,6 +219,11 @@ def test_names_that_are_no_utf8(tmp_path):
         ("split: [1, 2]", "split"),
         ("a: &a [*a]", "YAML|unknown"),
         ("order: 3", "order"),
+        ("order: []", "task.yaml names no task"),
+        ("order: [t, t]", "task.yaml has 't' 2 times"),
+        ("templates: []", "task.yaml of .* has no template"),
+        ("class_names: 2001-99-99", "task.yaml is not valid YAML"),
+        ("[]", r"task.yaml must contain settings .* found \[\]"),
         ("order: " + "[" * 3000 + "]" * 3000, "not valid YAML"),
     ],
 )
