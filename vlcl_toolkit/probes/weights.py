@@ -87,11 +87,7 @@ class PreviousWeights:
         return self.folder / f"weights_{stage:02d}.bin"
 
     def save(self, stage: int, now: Weights, frozen: Weights) -> None:
-<<<<<<< HEAD
-        """Keep what differs from the frozen weights, of this stage and the one before, sealed with its name."""
-=======
         """Keep what differs from the frozen weights, of this stage and the one before, behind a hash."""
->>>>>>> f3c0cd2520268216c2b7ad09f23f4fb5251e87d2
         changed = {
             name: value.cpu().contiguous()
             for name, value in now.items()
