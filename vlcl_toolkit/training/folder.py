@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import zlib
+from dataclasses import fields
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ from vlcl_toolkit.files import (
     write_atomic,
     write_sealed,
 )
+from vlcl_toolkit.methods.registry import config_class
 from vlcl_toolkit.training.checkpoint import CheckpointStore, RunLock
 
 # What may differ between two calls that are the same run.
@@ -39,6 +41,10 @@ def library_versions() -> dict[str, str]:
             return "not installed"
 
     return {name: find(name) for name in _LIBRARIES}
+
+
+def _defaults(method: str) -> dict[str, Any]:
+    return {f"method_config.{field.name}": field.default for field in fields(config_class(method))}
 
 
 def default_folder(config: dict[str, Any]) -> Path:
@@ -153,6 +159,9 @@ class RunFolder:
         there, here = _identity(found), _identity(self.config)
         for key in [key for key in here if key.startswith(_NEWER) and key not in there]:
             del here[key]  # the run is older than such records
+        for key, value in _defaults(self.config["method"]).items():
+            if key not in there and here.get(key) == value:
+                del here[key]  # older than this setting, which leaves the method as it was
         differing = sorted(
             key for key in here.keys() | there.keys() if here.get(key) != there.get(key)
         )
