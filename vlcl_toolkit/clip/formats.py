@@ -24,6 +24,7 @@ _NOT_WEIGHTS = re.compile(
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 # DataParallel names the whole "module.", the others any part.
 _INSIDE = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PARALLEL = "module."
 # Every state dict of a CLIP has one of them; what stands before it is the CLIP's place in a larger module.
 _LANDMARKS = ("visual.conv1.weight", "vision_model.embeddings.class_embedding")
 
@@ -82,6 +83,8 @@ def _place(state: Mapping[str, Tensor]) -> str:
         for name in names
         if name == landmark or name.endswith(f".{landmark}")
     }
+    if not places and all(name.startswith(_PARALLEL) for name in names):
+        return _PARALLEL
     return places.pop() if len(places) == 1 else ""
 
 
