@@ -78,3 +78,11 @@ def test_unknown_names_are_listed_with_the_closest():
         "unknown method 'finetun'; did you mean 'finetune'?; known: finetune, zero_shot"
     )
     assert str(unknown_name("method", "xyz", [])) == "unknown method 'xyz'; known: none"
+
+
+@pytest.mark.parametrize(
+    ("found", "meant"), [("MTIL", "mtil"), ("vit-b-16", "ViT-B-16"), ("ViT-B/16", "ViT-B-16")]
+)
+def test_capitals_are_no_difference_to_the_closest_name(found, meant):
+    known = ["mtil", "ViT-S-16", "ViT-M-16", "ViT-L-16", "ViT-B-16"]
+    assert f"did you mean {meant!r}" in str(unknown_name("name", found, known))

@@ -1,6 +1,7 @@
 """Runs side by side in processes of their own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,46 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path):
         finally:
             parent.kill()
     wait_until(lambda: not any(worker.is_running() for worker in workers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_saves_what_runs_and_begins_nothing_new(times, tmp_path):
+    code = (
+        "import sys\n"
+        "from vlcl_toolkit.experiments.compare import compare\n"
+        "from tests.tiny import tiny_clip, tiny_stream\n"
+        "config = {'finetune': {'iterations': 100000, 'warmup': 1}}\n"
+        "try:\n"
+        "    compare(['finetune'], tiny_stream(), tiny_clip(), seeds=range(4), configs=config, jobs=2)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)\n"
+    )
+    script = tmp_path / "long.py"
+    script.write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with (
+        (tmp_path / "said.txt").open("w") as said,
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=tmp_path,
+            env=environment,
+            stderr=said,
+            start_new_session=True,
+        ) as command,
+    ):
+        try:
+            wait_until(lambda: len(list(tmp_path.rglob("history.jsonl"))) == 2)
+            for _ in range(times):  # as a terminal does: to the command and its workers
+                os.killpg(command.pid, signal.SIGINT)
+                time.sleep(1)
+            assert command.wait(120) == 130
+        finally:
+            if command.poll() is None:
+                os.killpg(command.pid, signal.SIGKILL)
+    assert len(list(tmp_path.rglob("history.jsonl"))) == 2
+    assert len(list(tmp_path.rglob("manifest.json"))) == 2
+    assert "Traceback" not in (tmp_path / "said.txt").read_text(encoding="utf-8")
 
 
 def wait_until(happened, seconds=300):

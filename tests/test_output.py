@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_a_locale_without_arrows(encoding, folder):
     done = subprocess.run([*SHOW, str(folder)], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b"Transfer" in done.stdout
+
+
+def test_a_table_that_is_too_wide_shows_whole_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    tasks = tuple(replace(tiny_stream()[0], name=f"step{number:02}") for number in range(1, 21))
+    stream = replace(tiny_stream(), tasks=tasks, label_space="seen")
+    run("zero_shot", stream, tiny_clip(), out=tmp_path / "run", progress=False)
+    print_run(tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert all(
+        re.search(rf"step{number:02} +[\d.]+ +[\d.]+ +[\d.]+", said) for number in range(1, 21)
+    )
+    assert "accuracy.csv" in said
+    # Cells of steps to come are 0 by construction: they count in no score.
+    assert "class-incremental: Average and Last over stages" in said
+    assert re.search("Transfer\\S* –", said)
 
 
 def test_output_that_is_closed(folder):

@@ -138,6 +138,18 @@ def test_helpers_in_other_files_of_ones_own_count_and_comments_do_not(
     assert source_fingerprint(Finetune) is None
 
 
+@pytest.mark.parametrize("names", [{}, {"__name__": "__main__"}])
+def test_code_that_exec_defined_counts(names):
+    found = []
+    for number in (1, 1, 2):
+        there = dict(names)
+        text = METHOD.format(line="", comment="", call="scale()") + HELPER.format(number=number)
+        exec(text, there)
+        found.append(source_fingerprint(there["Own"]))
+    assert found[0] == found[1] != found[2]
+    assert source_fingerprint(int) is None
+
+
 def test_what_is_read_from_an_earlier_run_says_so(tmp_path, monkeypatch, capsys):
     first = call(tiny_stream(), monkeypatch, tmp_path, progress=True)
     assert "read from" not in capsys.readouterr().out

@@ -293,3 +293,9 @@ def test_an_import_belongs_to_its_activation(tmp_path):
     with pytest.raises(UserError, match="another activation"):
         load_imported(tmp_path / "imported", plain)
     load_imported(tmp_path / "imported", quick).detach()
+
+
+def test_a_weights_file_is_no_folder_of_the_miniature(state, tmp_path):
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="or another --backbone for a weights file"):
+        load_clip("mini", checkpoint=tmp_path / "model.safetensors")

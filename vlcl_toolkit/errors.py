@@ -32,7 +32,8 @@ def unknown_name(kind: str, found: object, known: Iterable[str]) -> UserError:
         known: every name that would have been right; the first 30 are listed.
     """
     names = sorted(known)
-    close = get_close_matches(str(found), names, n=3, cutoff=0.5)
+    alike = {name.lower(): name for name in reversed(names)}  # capitals are no difference
+    close = [alike[c] for c in get_close_matches(str(found).lower(), alike, n=3, cutoff=0.5)]
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     listing = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     return UserError(f"unknown {kind} {found!r}{hint}; known: {listing or 'none'}")

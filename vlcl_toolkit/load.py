@@ -192,6 +192,8 @@ def load_stream(
     if name.startswith(_FOLDER):
         from vlcl_toolkit.streams.folder import folder_stream
 
+        if not name.removeprefix(_FOLDER).strip():
+            raise UserError(f"{name!r} names no folder; write folder:/path")
         path = Path(name.removeprefix(_FOLDER))
         return _call(folder_stream, name, options, path, root=False)
     if name == "mini":

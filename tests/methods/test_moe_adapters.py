@@ -7,9 +7,10 @@ import torch
 from small_methods import SMALL, begin, learn
 from tiny import one_process, random_images, tiny_clip, tiny_stream
 
-from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.errors import DivergedError, UserError
 from vlcl_toolkit.methods import make_config, make_method
 from vlcl_toolkit.methods.moe_adapters.experts import Sampler
+from vlcl_toolkit.methods.moe_adapters.selector import Autoencoder, train_autoencoder
 from vlcl_toolkit.methods.presets import preset_settings
 from vlcl_toolkit.streams.base import Reference
 from vlcl_toolkit.training.checkpoint import CheckpointStore
@@ -346,3 +347,19 @@ def test_images_too_small_for_alexnet_are_told(clip):
     with pytest.raises(UserError, match="set selector_features='clip'"):
         method.attach()
     assert clip.holder is None
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e30])
+def test_a_selector_that_learns_nothing_is_named(rate):
+    autoencoder = Autoencoder(8, 4)
+    autoencoder.reset_parameters(torch.Generator().manual_seed(0))
+    inputs = torch.full((4, 8), 0.4)
+    with pytest.raises(DivergedError, match="lower selector_learning_rate"):
+        train_autoencoder(
+            autoencoder,
+            lambda step: inputs,
+            last_step=5,
+            batches_per_epoch=10,
+            learning_rate=rate,
+            weight_decay=0.0,
+        )

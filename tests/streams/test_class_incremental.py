@@ -47,6 +47,13 @@ def test_streams_follow_the_published_order(mtil_root, imagenet_root, name, task
     check_labels(stream, KNOWN["orders"][key])
 
 
+def test_imagenets_names_are_open_clips():
+    names = class_names("imagenet1000")
+    assert (len(names), names[764], names[927]) == (1000, "rifle", "trifle")
+    # As in all published lists, two names stand for two classes each.
+    assert sorted(name for name in set(names) if names.count(name) > 1) == ["missile", "sunglasses"]
+
+
 def check_labels(stream: TaskStream, order: list[int]) -> None:
     start = 0
     for task in stream:

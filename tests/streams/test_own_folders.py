@@ -253,3 +253,9 @@ def test_an_empty_word_is_refused(tmp_path):
         (tmp_path / "s" / "t" / "task.yaml").write_text(text)
         with pytest.raises(UserError, match=r"'a' .*has no words"):
             load_stream(name)
+
+
+@pytest.mark.parametrize("name", ["folder:", "folder: "])
+def test_a_stream_of_no_folder_is_refused(name):
+    with pytest.raises(UserError, match="names no folder"):
+        load_stream(name)

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import pickle
+import signal
 import threading
 import time
 from collections import deque
@@ -213,4 +214,9 @@ def _end_with(parent: int) -> None:
 
 
 def _do_in_worker(job: Job) -> "RunResult":
-    return do_job(job, _own["stream"], _own["clip"], progress=False)
+    try:
+        return do_job(job, _own["stream"], _own["clip"], progress=False)
+    except KeyboardInterrupt:
+        # The run is saved and this process ends: a second Ctrl-C would only print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+_MADE_IN_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -18,12 +19,21 @@ def source_fingerprint(cls: type) -> str | None:
     Returns:
         16 hexadecimal digits; None for a class of the toolkit.
     """
-    if not _is_own(cls.__module__):
+    if not _by_user(cls):
         return None
     digest = hashlib.sha256()
     for part in sorted(_parts(cls, set())):
         digest.update(part.encode())
     return digest.hexdigest()[:16]
+
+
+def _by_user(value: type | FunctionType) -> bool:
+    # What exec() defines among names without __name__ has no module, or passes for a built-in.
+    if isinstance(value, FunctionType) and value.__module__ is None:
+        return True
+    if isinstance(value, type) and value.__module__ == "builtins":
+        return bool(value.__flags__ & _MADE_IN_PYTHON)
+    return _is_own(value.__module__)
 
 
 def _is_own(module: str | None) -> bool:
@@ -44,13 +54,13 @@ def _parts(value: Any, seen: set[int]) -> list[str]:
         return _parts(value.__func__, seen)
     if isinstance(value, property):
         return [part for each in (value.fget, value.fset) for part in _parts(each, seen)]
-    if isinstance(value, type) and _is_own(value.__module__):
+    if isinstance(value, type) and _by_user(value):
         found = [part for base in value.__bases__ for part in _parts(base, seen)]
         for name, entry in vars(value).items():
             if not name.startswith("__") or isinstance(entry, FunctionType):
                 found += [f"{value.__qualname__}.{name}: {part}" for part in _parts(entry, seen)]
         return found
-    if isinstance(value, FunctionType) and _is_own(value.__module__):
+    if isinstance(value, FunctionType) and _by_user(value):
         found = [_code(value.__code__), repr(value.__defaults__), repr(value.__kwdefaults__)]
         for name in sorted(_names(value.__code__)):
             if name in value.__globals__:

@@ -85,13 +85,14 @@ def load_mini(folder: Path | None = None) -> tuple[CLIP, MiniTokenizer]:
     folder: where ``mini_clip.safetensors`` and ``mini_clip.json`` lie; the packaged ones by default.
     Raises UserError if a file is missing or does not have the recorded hash.
     """
+    advice = "reinstall the package or run data/mini/pretrain.py of a checkout"
+    if folder is not None:
+        advice = "give the folder of both files, or another --backbone for a weights file"
     folder = folder or data_path("mini")
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     for path in (weights, config):
         if not path.is_file():
-            raise UserError(
-                f"miniature CLIP: {path} is missing; reinstall the package or run data/mini/pretrain.py of a checkout"
-            )
+            raise UserError(f"miniature CLIP: {path} is missing; {advice}")
     settings = json.loads(config.read_text())
     digest = sha256_of(weights)
     if digest != settings["sha256"]:

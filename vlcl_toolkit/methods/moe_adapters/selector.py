@@ -31,6 +31,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vlcl_toolkit.clip.model import Clip
+from vlcl_toolkit.errors import DivergedError
 from vlcl_toolkit.methods.moe_adapters.config import SelectorConfig
 from vlcl_toolkit.methods.moe_adapters.selector_features import Features
 from vlcl_toolkit.seeds import derive_seed
@@ -88,6 +89,9 @@ def train_autoencoder(
 
     Returns:
         the loss of every step.
+
+    Raises:
+        DivergedError: the loss is no number at the end, or far above its start.
     """
     parameters = list(autoencoder.parameters())
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
@@ -101,7 +105,14 @@ def train_autoencoder(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return torch.stack(losses).tolist()
+    found: list[float] = torch.stack(losses).tolist()
+    # Else every image would be sent to the plain CLIP, without a word.
+    if not math.isfinite(found[-1]) or found[-1] > 2 * found[0]:
+        raise DivergedError(
+            f"the auto-selector's loss went from {found[0]:.3g} to {found[-1]:.3g} within "
+            f"{len(found)} steps at the rate {learning_rate:g}; lower selector_learning_rate"
+        )
+    return found
 
 
 def selector_learning_rate(step: int, batches_per_epoch: int, start: float) -> float:
