@@ -8,6 +8,7 @@ Prints the tables of docs/baselines.md. Every run lies in a folder of its own, s
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -43,21 +44,14 @@ def protocols() -> Iterator[Protocol]:
     for seed in (1, 2):
         yield Protocol("seed", str(seed), seed=seed)
     for order in ("reversed", "alphabetical"):
-        yield Protocol("task order", order, lambda stream, order=order: stream.reorder(order))  # type: ignore[misc]
+        yield Protocol("task order", order, methodcaller("reorder", order))
     for space, words in (("odcl", "classes of all learned tasks"), ("all", "classes of all tasks")):
-        yield Protocol(
-            "label space",
-            f"{words} ({space})",
-            lambda stream, space=space: stream.with_label_space(space),  # type: ignore[misc]
-        )
+        change = methodcaller("with_label_space", space)
+        yield Protocol("label space", f"{words} ({space})", change)
     yield Protocol("prompts", "the first template alone", _first_template)
     yield Protocol("prompts", "one template for all tasks", _one_template)
     for shots in (16, 5):
-        yield Protocol(
-            "training images",
-            f"{shots} per class",
-            lambda stream, shots=shots: stream.few_shot(shots),  # type: ignore[misc]
-        )
+        yield Protocol("training images", f"{shots} per class", methodcaller("few_shot", shots))
     yield Protocol("division", "tested on the validation images", TaskStream.tested_on_validation)
     yield Protocol("weights", "run with QuickGELU, trained with GELU", clip=_quick_gelu)
 

@@ -279,9 +279,14 @@ class ProcessGroup(NamedTuple):
     local_world_size: int = 1
 
 
+def started_by_torchrun() -> bool:
+    """Whether this process is one of a group, be it the only one."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
 def process_group() -> ProcessGroup:
     """As torchrun says; without torchrun: one process."""
-    if not dist.is_available() or not dist.is_torchelastic_launched():
+    if not started_by_torchrun():
         return ProcessGroup()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return ProcessGroup(*(int(os.environ[name]) for name in names))

@@ -191,10 +191,9 @@ class LiveScores:
             tqdm.write(f"{'method':<22}{'seed':>4}{titles}  order begins with")
         self.ended += 1
         cells = "".join(f"{percent(result.metrics.get(name)):>10}" for name in names)
-        first = ", ".join(job.order[:1])
         minutes = (monotonic() - self.begun) / self.ended * left / 60
         rest = f"{left} to go, {minutes:.0f} min" if left else "all done"
-        tqdm.write(f"{job.method:<22}{job.seed:>4}{cells}  {first:<10} {rest}")
+        tqdm.write(f"{job.method:<22}{job.seed:>4}{cells}  {job.order[0]:<10} {rest}")
 
 
 def print_search(method: str, setting: str, table: "pd.DataFrame", criterion: str) -> None:
@@ -203,9 +202,9 @@ def print_search(method: str, setting: str, table: "pd.DataFrame", criterion: st
     Args:
         criterion: "learned" or "average"; see `experiments.compare.search`.
     """
-    titles = {"validation": "just learned ↑"}
+    titles = {"validation": SCORE_TITLES["learned"]}
     if criterion == "average":
-        titles |= {"average": "Average ↑", "transfer": "Transfer", "last": "Last"}
+        titles |= {name: SCORE_TITLES[name] for name in ("average", "transfer", "last")}
     chosen = "average" if criterion == "average" else "validation"
     best = table[chosen, "mean"].idxmax()
     shown = Table(title=f"{method}: {setting} on validation images (percent)")
@@ -216,7 +215,7 @@ def print_search(method: str, setting: str, table: "pd.DataFrame", criterion: st
         style = "bold" if value == best else None
         shown.add_row(str(value), *cells, str(table.loc[value, ("runs", "count")]), style=style)
     Console().print(shown)
-    Console().print(f"{titles[chosen][:-2]} prefers {setting} = {best}")
+    Console().print(f"{titles[chosen].rstrip('↑')} prefers {setting} = {best}")
     if criterion == "average":
         other = table["validation", "mean"].idxmax()
         Console().print(f"just learned would have chosen {setting} = {other}")

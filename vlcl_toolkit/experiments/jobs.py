@@ -143,6 +143,7 @@ def _ended(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 index = running.pop(future)
                 yield index, future.result
+                bar.set_postfix_str(f"{jobs[index].method}, seed {jobs[index].seed}")
                 bar.update()
 
 

@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.methods import Batch, Method
-from vlcl_toolkit.sharding import BatchSharding, in_process_group, process_group, sharded
+from vlcl_toolkit.sharding import (
+    BatchSharding,
+    in_process_group,
+    process_group,
+    sharded,
+    started_by_torchrun,
+)
 from vlcl_toolkit.streams.pictures import decoding_threads
 from vlcl_toolkit.training.backends import attention, compiled, deterministic, memory_advice
 from vlcl_toolkit.training.execution import Execution
@@ -101,9 +107,7 @@ class Devices:
         index = [device.index or 0] if device.type != "cpu" else 1
         options: dict[str, Any] = {"devices": index}
         environment: Any = LightningEnvironment()
-        if (
-            self.world_size > 1 or dist.is_torchelastic_launched()
-        ):  # one process takes the same path
+        if started_by_torchrun():  # one process takes the path of several
             options = {
                 "devices": found.local_world_size,
                 "num_nodes": found.world_size // found.local_world_size,
