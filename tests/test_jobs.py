@@ -25,15 +25,25 @@ def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
     for at_once in (1, 2):
         monkeypatch.chdir(make(tmp_path / str(at_once)))
         monkeypatch.setattr(torch, "get_num_threads", lambda at_once=at_once: at_once)
-        results = run_jobs(plan, stream, clip, at_once=at_once, progress=False)
+        told = []
+        results = run_jobs(
+            plan,
+            stream,
+            clip,
+            at_once=at_once,
+            progress=False,
+            on_result=lambda job, result, left, told=told: told.append((job, result.metrics, left)),
+        )
+        assert sorted(job.order for job, _, _ in told) == sorted(job.order for job in plan)
+        assert all(found == results[plan.index(job)].metrics for job, found, _ in told)
+        assert [left for _, _, left in told] == [1, 0]
         assert [tuple(r.order) for r in results] == [job.order for job in plan]
         tables.append([(r.folder / "accuracy.csv").read_bytes() for r in results])
         assert not any(p.is_shared() for p in clip.model.parameters()), "workers need their own"
     assert tables[0] == tables[1]
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_every_run_is_told_as_it_ends(tmp_path, monkeypatch, capsys, at_once):
+def test_every_run_is_told_as_it_ends(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     told, lines = [], LiveScores()
     plan = [Job("zero_shot", tiny_stream().names, seed) for seed in (0, 1, 2)]
@@ -42,10 +52,9 @@ def test_every_run_is_told_as_it_ends(tmp_path, monkeypatch, capsys, at_once):
         told.append((job.seed, result.metrics["last"], left))
         lines(job, result, left)
 
-    options = {"at_once": at_once, "progress": False, "on_result": tell}
-    results = run_jobs(plan, tiny_stream(), tiny_clip(), **options)
-    assert sorted(seed for seed, _, _ in told) == [0, 1, 2]
-    assert [left for _, _, left in told] == [2, 1, 0]
+    results = run_jobs(plan, tiny_stream(), tiny_clip(), progress=False, on_result=tell)
+    assert [(seed, left) for seed, _, left in told] == [(0, 2), (1, 1), (2, 0)]
+    assert {last for _, last, _ in told} == {results[0].metrics["last"]}
     shown = [line.split() for line in capsys.readouterr().out.splitlines() if "pets" in line]
     assert [row[0] for row in shown] == ["zero_shot"] * 3
     assert {row[4] for row in shown} == {f"{results[0].metrics['last']:.1f}"}
