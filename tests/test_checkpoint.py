@@ -210,6 +210,15 @@ def test_saving_goes_on_after_damage(tmp_path):
         assert_loads(tmp_path, 2)
 
 
+def test_a_folder_of_a_checkpoint_s_name_stays_and_saving_goes_on(tmp_path):
+    fill(tmp_path, range(1, 4))
+    (tmp_path / "step_4.safetensors").mkdir()
+    for last in (4, 6):
+        fill(tmp_path, range(4, last + 1))
+        assert_loads(tmp_path, last)
+    assert (tmp_path / "step_4.safetensors").is_dir()
+
+
 def test_nothing_intact_is_an_error_that_names_every_file(tmp_path):
     fill(tmp_path, range(1, 4))
     for step in (2, 3):

@@ -77,6 +77,8 @@ class CheckpointStore:
             UserError: the disk is full or read-only; earlier generations are kept.
         """
         name = f"step_{step}.safetensors"
+        if (self.folder / name).is_dir():  # not ours (loading has told of it), and left where it is
+            name = f"step_{step}-again.safetensors"
         with atomic_file(self.folder / name) as file:
             sha256 = _write_hashed(file, _safetensors(tensors, {"state": json.dumps(state)}))
         entry = {"step": step, "file": name, "sha256": sha256}
@@ -141,7 +143,6 @@ class CheckpointStore:
     def _remove_old(self) -> None:
         kept = {entry["file"] for entry in self._generations}
         for path in self.folder.glob("step_*.safetensors"):
-            # A folder of that name is not ours; loading has told of it.
             if path.name not in kept and not path.is_dir():
                 path.unlink(missing_ok=True)
 
