@@ -149,7 +149,10 @@ def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
         (["run", "--method", "finetune", "--set", "warmup=1", "warmup=2"], "warmup is set twice"),
         (["run", "--method", "finetune", "--set", "warmup={[]: 1}"], "warmup must be a whole"),
         (["run", "--method", "finetune", "--set", "eval_scale=1e999"], "eval_scale.*found inf"),
-        (["run", "--method", "finetune", "--few-shot", "0"], "at least one image per class"),
+        (
+            ["run", "--method", "finetune", "--few-shot", "0"],
+            "must be a whole number of at least 1; found 0",
+        ),
         (["run", "--method", "finetune", "--checkpoint", "no.pt"], r"no\.pt"),
         (["compare", "--methods", "zero_shot", "nothing"], "method 'nothing'"),
         (["compare", "--methods", "zero_shot", "--orders", "backwards"], "task 'backwards'"),

@@ -1,5 +1,6 @@
 """The loop: what a run leaves, that it repeats, and that nothing can hurt it."""
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -418,6 +419,26 @@ def test_a_folder_of_another_run_is_refused(finished, change, key):
     with pytest.raises(UserError, match=f"belongs to a run with another {key}"):
         run_tiny(finished.folder, **change)
     assert {path: path.read_bytes() for path in finished.folder.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("seed", [None, "abc", float("nan"), 1.0, True, [1]])
+def test_a_seed_that_is_no_whole_number_is_refused(tmp_path, seed):
+    with pytest.raises(UserError, match="seed must be a whole number; found"):
+        inspect.unwrap(run)("finetune", tiny_stream(), tiny_clip(), seed=seed, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_seed_of_numpy_is_the_same_seed(finished):
+    call = inspect.unwrap(run)  # without the tests' own check of types
+    again = call(
+        "finetune",
+        tiny_stream(),
+        tiny_clip(),
+        seed=np.int64(0),
+        out=finished.folder,
+        config=SETTINGS,
+    )
+    assert again.accuracy.equals(finished.accuracy)
 
 
 def test_other_library_versions_do_not_make_another_run(tmp_path):

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
+from typing import Any
 
 
 class UserError(Exception):
@@ -37,3 +39,16 @@ def unknown_name(kind: str, found: object, known: Iterable[str]) -> UserError:
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     listing = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     return UserError(f"unknown {kind} {found!r}{hint}; known: {listing or 'none'}")
+
+
+def whole_number(name: str, found: Any, least: int | None = None) -> int:
+    """`found` as Python's own integer.
+
+    Raises:
+        UserError: it is no whole number (True is none), or below `least`.
+    """
+    whole = isinstance(found, Integral) and not isinstance(found, bool)
+    if whole and (least is None or int(found) >= least):
+        return int(found)
+    bound = "" if least is None else f" of at least {least}"
+    raise UserError(f"{name} must be a whole number{bound}; found {found!r}")

@@ -21,7 +21,7 @@ import cloudpickle
 from loky import ProcessPoolExecutor
 from tqdm.auto import tqdm
 
-from vlcl_toolkit.errors import DivergedError, UserError
+from vlcl_toolkit.errors import DivergedError, UserError, whole_number
 from vlcl_toolkit.methods import method_class, register
 
 # torch is imported inside the functions: a worker imports this module before it takes over what is sent to it, and
@@ -43,6 +43,9 @@ class Job:
     seed: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        whole_number("seed", self.seed)  # of all runs before the first begins
 
     def __str__(self) -> str:
         settings = "".join(f", {name}={value}" for name, value in self.config.items())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.errors import UserError, unknown_name, whole_number
 from vlcl_toolkit.seeds import derive_seed
 from vlcl_toolkit.streams.data import ImageData, batches, few_shot_indices, load_batch
 from vlcl_toolkit.streams.pictures import data_fingerprint
@@ -230,8 +230,10 @@ class TaskStream:
 
         The id gains the suffix "-<k>shot" (and the seed, if it is not 0).
         """
-        if k < 1:
-            raise UserError(f"few_shot needs at least one image per class; found {k}")
+        k, seed = (
+            whole_number("images per class (few_shot)", k, least=1),
+            whole_number("seed", seed),
+        )
 
         def shrink(task: Task) -> Task:
             draw = derive_seed(seed, task.name)

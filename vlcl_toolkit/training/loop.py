@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vlcl_toolkit.clip.model import Clip
-from vlcl_toolkit.errors import UserError, unknown_name
+from vlcl_toolkit.errors import UserError, unknown_name, whole_number
 from vlcl_toolkit.load import load_clip, load_stream
 from vlcl_toolkit.methods import Batch, Method, make_method, method_class
 from vlcl_toolkit.methods.presets import choose_settings
@@ -80,6 +80,7 @@ def run(
     """
     if sys.platform == "win32":
         raise UserError("runs need Linux or macOS (locks, atomic files); on Windows, use WSL")
+    seed = whole_number("seed", seed)
     stream = load_stream(stream) if isinstance(stream, str) else stream
     cls = method_class(method)
     clip = load_clip(clip) if isinstance(clip, str) else clip
