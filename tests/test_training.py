@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import killed_run
 import numpy as np
@@ -478,6 +479,20 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_full_disk_is_named_and_the_run_goes_on_later(tmp_path, finished):
     with full_disk(10_000), pytest.raises(UserError, match=r"cannot write .*: File too large"):
         run_tiny(tmp_path)
+    run_tiny(tmp_path)
+    assert_identical(tmp_path, finished)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full disk")
+def test_a_disk_that_is_full_for_the_history_is_named_once(tmp_path, finished):
+    def fill(event):
+        links = Path("/proc/self/fd").iterdir()
+        (history,) = [link.name for link in links if os.path.realpath(link).endswith("history.jsonl")]
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), int(history))
+
+    with pytest.raises(UserError, match=r"cannot write .*history\.jsonl: No space left on device"):
+        run_tiny(tmp_path, callback=fill)
     run_tiny(tmp_path)
     assert_identical(tmp_path, finished)
 
