@@ -172,4 +172,4 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch, at_o
     assert "learning_rate=1e+30" in str(job)
     assert "lower the learning rate" in str(error)
     with pytest.raises(DivergedError, match=r"learning_rate=1e\+30.*2 other runs"):
-        run_jobs(plan, stream, clip, at_once=at_once, progress=False)
+        run_jobs(plan, stream, clip, at_once=1, progress=False)  # the others are read from disk
