@@ -69,11 +69,13 @@ def _own_files(tmp_path, monkeypatch):
 
 
 def test_a_run_of_own_files_is_killed_and_resumed(tmp_path):
-    command = [sys.executable, "-m", "vlcl_toolkit.cli", *RUN, "--out", "killed"]
-    killed = subprocess.run(command, env=os.environ | {"KILLED": "1"}, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    for out in ("killed", "whole"):
-        assert main([*RUN, "--out", out]) == 0
+    def command(out: str, **environment: str) -> int:
+        line = [sys.executable, "-m", "vlcl_toolkit.cli", *RUN, "--out", out]
+        return subprocess.run(line, env=os.environ | environment, check=False).returncode
+
+    assert command("whole") == 0
+    assert command("killed", KILLED="1") == -signal.SIGKILL
+    assert command("killed") == 0
     for file in ("accuracy.csv", "history.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
