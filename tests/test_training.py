@@ -487,7 +487,9 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(tmp_path, finished):
 def test_a_disk_that_is_full_for_the_history_is_named_once(tmp_path, finished):
     def fill(event):
         links = Path("/proc/self/fd").iterdir()
-        (history,) = [link.name for link in links if os.path.realpath(link).endswith("history.jsonl")]
+        (history,) = [
+            link.name for link in links if os.path.realpath(link).endswith("history.jsonl")
+        ]
         with open("/dev/full", "wb") as full:
             os.dup2(full.fileno(), int(history))
 

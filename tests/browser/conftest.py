@@ -37,10 +37,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
-    """A JupyterLab with copies of the notebooks."""
+    """A JupyterLab with copies of the notebooks, their runs shortened."""
     server = LabServer(tmp_path_factory.mktemp("lab"))
     for notebook in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb"):
-        shutil.copy(notebook, server.folder)
+        server.copy_shortened(notebook)
     with server:
         yield server
 
