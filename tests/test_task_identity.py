@@ -1,10 +1,16 @@
 """Scores with and without the task's identity, and RAIL learned again in memory."""
 
 import pytest
+import torch
 
 from tests.tiny import tiny_clip, tiny_stream
-from vlcl_toolkit.analysis import closed_form_accuracy, with_and_without_identity
+from vlcl_toolkit.analysis import (
+    closed_form_accuracy,
+    task_separation,
+    with_and_without_identity,
+)
 from vlcl_toolkit.errors import UserError
+from vlcl_toolkit.methods import make_method
 from vlcl_toolkit.training.loop import run
 from vlcl_toolkit.widgets import regression_sliders
 
@@ -52,3 +58,26 @@ def test_sliders_learn_again(clip):
     assert panel.view.error_view.error is None
     assert panel.view.picture.value != first
     assert panel.values["label_space"] == "all"
+
+
+@pytest.mark.parametrize("rule", ["official", "quantile"])
+def test_separation_is_that_of_dikis_own_gaussians(rule, clip):
+    stream = tiny_stream()
+    table = task_separation(stream, clip, shrinkage="auto", quantile=0.1)
+    table = table.set_index(["task", "domain"])
+    assert len(table) == len(stream) * (len(stream) + len(stream.held_out))
+    settings = {"shrinkage": "auto", "calibration": rule, "calibration_quantile": 0.1}
+    settings |= {"calibration_divisor": None, "epochs": 1}
+    task, other = stream
+    with make_method("diki", clip, settings) as method, torch.no_grad():
+        method.enter_stream(stream)
+        method.begin_task(0, task, torch.Generator())
+        own, strange = (
+            method.gaussians.log_prob(method._features_of(each.test), 0) for each in (task, other)
+        )
+        weight = float(method.task_weights(strange[:, None]).mean())
+    column = {"official": "official", "quantile": "calibrated"}[rule]
+    assert table.loc[(task.name, other.name), column] == pytest.approx(weight)
+    above = (own[:, None] > strange).double() + (own[:, None] == strange) / 2
+    assert table.loc[(task.name, other.name), "auc"] == pytest.approx(float(above.mean()))
+    assert table["auc"].isna().sum() == len(stream)

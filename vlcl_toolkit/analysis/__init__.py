@@ -34,7 +34,11 @@ from vlcl_toolkit.analysis.predictions import (
     flips,
 )
 from vlcl_toolkit.analysis.routing import expert_overlap, expert_use, freezing_protects
-from vlcl_toolkit.analysis.task_identity import closed_form_accuracy, with_and_without_identity
+from vlcl_toolkit.analysis.task_identity import (
+    closed_form_accuracy,
+    task_separation,
+    with_and_without_identity,
+)
 from vlcl_toolkit.analysis.zero_shot import (
     chance,
     forgotten_tasks,
@@ -75,6 +79,7 @@ __all__ = [
     "prompt_strength",
     "route_decisions",
     "shift_length",
+    "task_separation",
     "threshold_sweep",
     "unseen_accuracy",
     "weight_path",

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics import roc_auc_score
 
 from vlcl_toolkit.analysis.interpolation import trained_state
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.methods import make_method
+from vlcl_toolkit.methods.caches import FeatureCache
+from vlcl_toolkit.methods.diki.gaussians import Shrinkage, TaskGaussians, prompt_weight
 from vlcl_toolkit.seeds import derive_seed, generator
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.streams.label_space import LabelSpace
@@ -86,3 +89,48 @@ def closed_form_accuracy(
             asked = [space.evaluation_set(other, k + 1) for other in stream]
             rows.append([accuracy(method, *each) for each in asked])
     return pd.DataFrame(np.array(rows), row_names(list(stream.names)), stream.names)
+
+
+@torch.no_grad()
+def task_separation(
+    stream: TaskStream, clip: Clip, *, shrinkage: Shrinkage = 0.0, quantile: float = 0.05
+) -> pd.DataFrame:
+    """Do frozen features tell the images of a task from strangers, and does DIKI's weight?
+
+    Each task alone gets DIKI's Gaussian over its training images, which every domain's test images meet.
+
+    Args:
+        stream: its held-out domains are strangers, too.
+        clip: the frozen CLIP.
+        shrinkage: of the covariances; see `TaskGaussians`.
+        quantile: of the task's validation images, for the calibrated weight.
+
+    Returns:
+        a row per task and domain: task, domain; auc (the share of pairs in which an image of the task
+        has the higher density; 0.5: not told apart; nan for the task itself); mean prompt weights
+        in [0, 1]: official (the dimension of the features as divisor), calibrated.
+
+    Raises:
+        UserError: too few images for a Gaussian.
+    """
+    cache, rows = FeatureCache.of_backbone(clip), []
+    for task in stream:
+        gaussians = TaskGaussians(shrinkage)
+        gaussians.add(cache.features(task.train), task.name)
+        gaussians.calibrate(cache.features(task.validation), quantile)
+        own = gaussians.log_prob(cache.features(task.test), 0)
+        dim, (threshold, spread) = float(clip.embed_dim), gaussians.calibrations[0].tolist()
+        for domain in (*stream, *stream.held_out):
+            found = gaussians.log_prob(cache.features(domain.test), 0)
+            of_task = np.repeat([True, False], [len(own), len(found)])
+            auc = roc_auc_score(of_task, torch.cat([own, found]).cpu())
+            rows.append(
+                {
+                    "task": task.name,
+                    "domain": domain.name,
+                    "auc": np.nan if domain is task else auc,
+                    "official": float(prompt_weight(found, dim, dim).mean()),
+                    "calibrated": float(prompt_weight(found, threshold, spread).mean()),
+                }
+            )
+    return pd.DataFrame(rows)
