@@ -1,4 +1,4 @@
-"""The command line: vlcl run | compare | search | recipe | show | figures | data | import.
+"""The command line: vlcl run | compare | search | recipe | show | export | figures | data | import.
 
 Exit codes: 0 done, 2 a mistake of the user (one clear line), 1 a bug (with its traceback), 130 interrupted,
 141 nobody reads the output any more (`| head`; rich, which prints tables, ends with 1 then).

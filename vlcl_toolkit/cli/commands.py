@@ -211,6 +211,37 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> None:
     print_run(folder)
 
 
+def export(
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    html: Path,
+    stream: str | None = None,
+) -> None:
+    """Write a run, or two side by side, as one web page that plays without a kernel or a network.
+
+    Args:
+        folders: One run's folder, or two of the same stream; with probes (`vlcl run --probes`) there is more to see.
+        html: The page; an earlier one is replaced.
+        stream: Where small pictures of the images come from; default: none, but for the embedded stream its own.
+    """
+    from vlcl_toolkit.analysis.record import run_record
+    from vlcl_toolkit.files import write_atomic
+    from vlcl_toolkit.load import load_stream
+    from vlcl_toolkit.plotting.player import player_page
+    from vlcl_toolkit.training.results import RunResult
+
+    results = [RunResult.load(folder) for folder in folders]
+    # The embedded images are always at hand; others may be far away, or many.
+    name = stream or next((result.stream for result in results if result.stream == "mini"), None)
+    images = load_stream(name) if name else None
+    records = [run_record(result, images) for result in results]
+    page = player_page(records).encode()
+    write_atomic(html, page)
+    for record in records:
+        for text in record["missing"]:
+            print(f"not on the page: {record['method']}: {text}")
+    print(f"{html}: {len(page) / 2**20:.1f} MiB")
+
+
 def import_(
     method: str,
     file: Path,
@@ -261,6 +292,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "search": search,
     "recipe": recipe,
     "show": show,
+    "export": export,
     "figures": figures,
     "data": data,
     "import": import_,

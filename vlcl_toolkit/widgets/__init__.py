@@ -5,6 +5,7 @@ from vlcl_toolkit.widgets.explorer import RunExplorer
 from vlcl_toolkit.widgets.notebook import enter_project
 from vlcl_toolkit.widgets.order import OrderSliders
 from vlcl_toolkit.widgets.panel import RunPanel
+from vlcl_toolkit.widgets.player import RunPlayer
 from vlcl_toolkit.widgets.settings_panel import SettingsPanel
 from vlcl_toolkit.widgets.sliders import (
     FigureSliders,
@@ -19,6 +20,7 @@ __all__ = [
     "OrderSliders",
     "RunExplorer",
     "RunPanel",
+    "RunPlayer",
     "SettingsPanel",
     "ZeroShotViewer",
     "enter_project",
