@@ -2,8 +2,8 @@
 
     python docs/make_site.py [FOLDER]
 
-Pages show every figure without a kernel. Where a notebook has controls the page says so; the figure
-that each of them also draws stands below.
+Pages show every figure without a kernel, and run players play. Where a notebook has other controls the page
+says so; the figure that each of them also draws stands below.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ async def execute_all(paths: list[Path]) -> dict[str, NotebookNode]:
 
 
 def for_readers(notebook: NotebookNode) -> NotebookNode:
-    """Links between notebooks lead to pages; controls, dead without a kernel, become a remark."""
+    """Links between notebooks lead to pages; controls that are dead without a kernel become a remark."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.html)", cell.source)
@@ -60,7 +60,7 @@ def for_readers(notebook: NotebookNode) -> NotebookNode:
             # What a cell returns is a panel; what it displays on the way is a progress bar.
             kept = [o for o in cell.outputs if not _is_widget(o) or o.output_type != "display_data"]
             for output in filter(_is_widget, kept):
-                output.data = NotebookNode({"text/html": CONTROLS})
+                output.data = NotebookNode({"text/html": output.data.get("text/html", CONTROLS)})
             cell.outputs = kept
     return notebook
 

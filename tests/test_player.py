@@ -138,3 +138,7 @@ def test_the_widget_holds_the_record_and_the_page(results):
     player = RunPlayer(results["diki"], stream=tiny_stream())
     assert player.payload["records"] == [run_record(results["diki"], tiny_stream())]
     assert player.page() == player_page(player.payload["records"])
+    bundle = player._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= data.keys()
+    assert "<script" not in data["text/html"]  # in the frame's own document alone

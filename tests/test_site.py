@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +53,14 @@ def test_controls_become_a_remark_and_progress_bars_go(maker, site):
     assert page.count(maker.CONTROLS) == 1
     assert maker.WIDGET not in page
     assert "IntProgress(" not in page
+
+
+def test_what_plays_without_a_kernel_is_kept(maker):
+    data = {maker.WIDGET: {"model_id": "1"}, "text/html": "<iframe></iframe>"}
+    output = new_output("execute_result", data)
+    notebook = new_notebook(cells=[new_code_cell("player", outputs=[output])])
+    (kept,) = maker.for_readers(notebook).cells[0].outputs
+    assert kept.data == {"text/html": "<iframe></iframe>"}
 
 
 def test_links_lead_to_pages(site):

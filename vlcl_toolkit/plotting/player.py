@@ -62,7 +62,7 @@ body {{ margin: 0; }}
 <script type="module">
 {SCRIPT.read_text("utf-8")}
 const payload = JSON.parse(document.getElementById("payload").textContent);
-globalThis.player = mount(document.getElementById("player"), payload, {{ hash: true }});
+globalThis.player = mount(document.getElementById("player"), payload, {{ hash: window.parent === window }});
 </script>
 </body>
 </html>

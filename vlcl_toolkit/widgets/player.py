@@ -1,5 +1,8 @@
 """The run player in a notebook."""
 
+import html
+from typing import Any
+
 import anywidget
 import traitlets
 
@@ -34,6 +37,17 @@ class RunPlayer(anywidget.AnyWidget):
         """
         records = [run_record(result, stream) for result in results]
         super().__init__(payload=player_payload(records))
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        # Where there is no kernel, the page plays in a frame: on the site, in a saved notebook.
+        bundle = super()._repr_mimebundle_(**options)
+        data, *rest = bundle if isinstance(bundle, tuple) else (bundle,)
+        frame = (
+            f'<iframe title="run player" sandbox="allow-scripts" srcdoc="{html.escape(self.page())}" '
+            'style="width: 100%; height: 900px; border: 0"></iframe>'
+        )
+        data = {**(data or {}), "text/html": frame}
+        return (data, *rest) if rest else data
 
     def page(self) -> str:
         """The same as a web page of its own: HTML that needs no kernel."""
