@@ -49,6 +49,11 @@ def test_spread_by_hand(runs):
     assert transfer["over_seeds"] == pytest.approx(np.std([50, 48], ddof=1))
 
 
+def test_transfer_beside_the_frozen_clip_in_the_same_order(runs):
+    # A first: the frozen B has 60, and 50 and 48 are left. B first: the frozen A has 50, 46 is left.
+    assert analysis.order_scores(runs)["transfer_change"].tolist() == [-10, -12, -4]
+
+
 def test_one_run_has_no_spread(runs):
     spread = analysis.order_spread(analysis.order_scores(runs[:1]))
     assert spread[["over_orders", "over_seeds"]].isna().all(axis=None)

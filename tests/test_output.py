@@ -16,6 +16,7 @@ from vlcl_toolkit.cli.tables import print_run
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.load import load_clip
 from vlcl_toolkit.training import loop
+from vlcl_toolkit.training.events import ProgressBar, RowEvent
 from vlcl_toolkit.training.folder import History
 from vlcl_toolkit.training.loop import run
 
@@ -146,3 +147,21 @@ def test_a_table_that_does_not_fit_shows_its_ends(folder, tmp_path, capsys):
     assert "…" not in output
     assert re.search(r"classes 95-99 +70\.5 +80\.0 +80\.0", output)
     assert "accuracy.csv" in output
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "text"),
+    [
+        ({"a": 50.0, "b": 70.0, "faces": 10.0}, "mean 60.0 %"),
+        ({"a": 50.0, "faces": 10.0}, "mean of 1 tested 50.0 %"),
+        ({"a": float("nan"), "b": 70.0}, "mean of 1 tested 70.0 %"),
+        ({"faces": 10.0}, "zero-shot"),
+    ],
+)
+def test_the_bar_averages_what_was_tested(accuracies, text, capsys):
+    bar = ProgressBar(["a", "b"], total=4, done=0)
+    bar(RowEvent(0, None, accuracies))
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "nan" not in shown
+    assert text in shown

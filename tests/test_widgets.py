@@ -138,6 +138,12 @@ def test_matrix_fills_row_by_row(panel, monkeypatch):
     assert states == [True, True, True, False]
 
 
+def test_run_says_at_once_what_happens(panel, monkeypatch):
+    monkeypatch.setattr(live_panel.BackgroundRun, "start", lambda self: None)
+    panel.start()
+    assert panel.status.value.startswith("Starting")
+
+
 def test_going_back_shows_the_run_at_once(panel):
     finish(panel)
     matrix, result = panel.matrix.value, panel.result

@@ -101,3 +101,9 @@ def alone_table(results: Sequence[RunResult]) -> pd.DataFrame:
         learned=("learned", "mean"),
         std=("learned", "std"),
     )
+
+
+def frozen_scores(zero_shot: pd.Series) -> dict[str, float]:
+    """The four scores of a backbone that learns nothing, from its accuracies in task order."""
+    row = zero_shot.to_numpy(float)
+    return evaluation.metrics(row[None].repeat(len(row), axis=0))

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from vlcl_toolkit.analysis.comparison import check_comparable
+from vlcl_toolkit.analysis.comparison import check_comparable, frozen_scores
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.training.results import RunResult
 
@@ -19,7 +19,9 @@ def order_scores(results: Sequence[RunResult]) -> pd.DataFrame:
 
     Columns: method, order (task names, comma-separated), seed, complete, tasks_learned; transfer,
     average, last, forgetting (percent, see evaluation.py; nan as long as a test that the score needs
-    is missing: Transfer is known before the last task is learned).
+    is missing: Transfer is known before the last task is learned); transfer_change (points: Transfer
+    minus that of the frozen CLIP in the same order, since Transfer leaves out the task that comes
+    first, and so depends on the order even if nothing changes).
 
     Raises:
         UserError: no run; different streams, backbones, sets of tasks, or settings of one method.
@@ -40,7 +42,9 @@ def order_scores(results: Sequence[RunResult]) -> pd.DataFrame:
             "complete": result.complete,
             "tasks_learned": _tasks_learned(result),
         }
-        rows.append(row | {score: result.metrics[score] for score in get_args(Score)})
+        values = {score: result.metrics[score] for score in get_args(Score)}
+        frozen = frozen_scores(result.accuracy.iloc[0])["transfer"]
+        rows.append(row | values | {"transfer_change": values["transfer"] - frozen})
     return pd.DataFrame(rows)
 
 

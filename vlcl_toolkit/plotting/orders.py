@@ -16,6 +16,8 @@ from vlcl_toolkit.plotting.style import (
     in_style,
 )
 
+_NAMES = {"transfer_change": "Transfer minus that of the frozen CLIP (points"}
+
 
 @in_style
 def order_ranking(scores: pd.DataFrame, ax: Axes, *, column: str = "transfer") -> Axes:
@@ -23,7 +25,7 @@ def order_ranking(scores: pd.DataFrame, ax: Axes, *, column: str = "transfer") -
 
     Args:
         scores: of `analysis.order_scores`, of one method.
-        column: score to rank by, percent.
+        column: score to rank by, percent, or "transfer_change", points.
     """
     means = scores.groupby("order", sort=False)[column].agg(["mean", "min", "max"]).dropna()
     means = means.sort_values("mean", ascending=column == "forgetting", kind="stable")
@@ -49,7 +51,8 @@ def order_ranking(scores: pd.DataFrame, ax: Axes, *, column: str = "transfer") -
     ax.set_xticks(ticks)
     ax.spines.left.set_visible(False)
     better = "lower" if column == "forgetting" else "higher"
-    label = f"{column.capitalize()} (percent, {better} is better; bar: worst to best seed)"
+    name = _NAMES.get(column, f"{column.capitalize()} (percent")
+    label = f"{name}, {better} is better; bar: worst to best seed)"
     return finish(ax, xlabel=label, legend=bool(names))
 
 

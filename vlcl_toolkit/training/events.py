@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 if TYPE_CHECKING:
     from vlcl_toolkit.training.results import RunResult
 
+import math
 import signal
 import threading
 from types import FrameType
@@ -63,8 +64,14 @@ class ProgressBar:
             self.bar.set_postfix(loss=f"{event.losses['loss']:.3f}", refresh=False)
             self.bar.update()
         elif isinstance(event, RowEvent):
-            learned = [event.accuracies.get(name, float("nan")) for name in self.names]
-            self.bar.set_description(f"mean {sum(learned) / len(learned):.1f} %")
+            tested = [
+                value
+                for name in self.names
+                if math.isfinite(value := event.accuracies.get(name, math.nan))
+            ]
+            if tested:
+                which = "" if len(tested) == len(self.names) else f"of {len(tested)} tested "
+                self.bar.set_description(f"mean {which}{sum(tested) / len(tested):.1f} %")
 
     def close(self) -> None:
         """Stop updating the bar."""

@@ -12,7 +12,7 @@ import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlcl_toolkit.analysis.comparison import gains
+from vlcl_toolkit.analysis.comparison import frozen_scores, gains
 from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.plotting import accuracy_matrix, new_figure, trade_off, unseen_accuracy
 from vlcl_toolkit.streams.base import TaskStream
@@ -22,7 +22,6 @@ from vlcl_toolkit.widgets.runs import (
     BackgroundRun,
     Key,
     KnownRuns,
-    frozen_scores,
     scores_html,
 )
 from vlcl_toolkit.widgets.view import ErrorView, Picture, shows_errors
@@ -132,6 +131,7 @@ class LivePanel(ipywidgets.VBox):
         options = {"config": dict(self.settings), **self._options}
         self._run = BackgroundRun(self._on_event, self._on_end, *what, **options)
         self._lock(True)
+        self.status.value = "Starting: testing what has not been tested yet …"
         self._run.start()
 
     @shows_errors

@@ -10,7 +10,6 @@ import pandas as pd
 from vlcl_toolkit.plotting.style import method_colour
 from vlcl_toolkit.training.events import Event, RowEvent, StopRun
 from vlcl_toolkit.training.loop import run
-from vlcl_toolkit.training.metrics import metrics
 from vlcl_toolkit.training.results import RunResult, row_names
 
 
@@ -137,12 +136,6 @@ class BackgroundRun:
 
 COLUMNS = ("transfer", "average", "last", "forgetting")
 _HINT = "percent; higher is better, except for Forgetting"
-
-
-def frozen_scores(zero_shot: pd.Series) -> dict[str, float]:
-    """The four scores of a backbone that learns nothing, from its accuracies in task order."""
-    row = zero_shot.to_numpy(float)
-    return metrics(row[None].repeat(len(row), axis=0))
 
 
 def scores_html(
