@@ -39,6 +39,22 @@ def test_explorer_drives_every_view(result, positions):
     )
 
 
+def test_stage_0_is_no_error(result, positions):
+    views = [
+        ("drift", probe_views.drift_view),
+        ("sides", probe_views.sides_view),
+        ("confusion", probe_views.confusion_view),
+        ("map", probe_views.map_view(positions)),
+        ("decisions", probe_views.decision_view),
+        ("experts", probe_views.experts_view),
+        ("weights", probe_views.calibration_view),
+    ]
+    explorer = RunExplorer(result, views, stage=0)
+    assert {view.label: view.error_view.value for view in explorer.views} == dict.fromkeys(
+        [label for label, _ in views], ""
+    )
+
+
 def test_limits_of_drift_stay_over_the_stages(result):
     figures = [probe_views.drift_view(result, stage, "pets") for stage in (0, 1, 2)]
     limits = {figure.axes[0].get_ylim() for figure in figures}

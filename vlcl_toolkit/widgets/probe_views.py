@@ -7,7 +7,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlcl_toolkit import analysis, plotting
-from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.training.results import RunResult
 from vlcl_toolkit.widgets.explorer import ViewFunction
 
@@ -64,7 +63,8 @@ def map_view(
 
 def decision_view(result: RunResult, stage: int, domain: str) -> Figure:
     """True domain by chosen route."""
-    _check_stage(stage)
+    if stage == 0:
+        return _frozen()
     figure, ax = plotting.new_figure(width=7, height=3.6)
     plotting.decision_matrix(analysis.route_decisions(result.probes, stage=stage), ax)
     return figure
@@ -72,7 +72,8 @@ def decision_view(result: RunResult, stage: int, domain: str) -> Figure:
 
 def experts_view(result: RunResult, stage: int, domain: str) -> Figure:
     """Which experts of each block the domain chooses, in both towers."""
-    _check_stage(stage)
+    if stage == 0:
+        return _frozen()
     figure, axes = plotting.new_figure(1, 2, width=13, height=3.2)
     for tower, ax in zip(("image", "text"), axes, strict=True):
         use = analysis.expert_use(result.probes, stage=stage, tower=tower)
@@ -83,15 +84,19 @@ def experts_view(result: RunResult, stage: int, domain: str) -> Figure:
 
 def calibration_view(result: RunResult, stage: int, domain: str) -> Figure:
     """Whose prompts every image gets, and at which weight."""
-    _check_stage(stage)
+    if stage == 0:
+        return _frozen()
     figure, ax = plotting.new_figure(width=10, height=3.8)
     plotting.calibration_strips(analysis.calibration(result.probes, stage=stage), ax)
     return figure
 
 
-def _check_stage(stage: int) -> None:
-    if stage == 0:
-        raise UserError(
-            "at stage 0 every image goes through the frozen CLIP, so there is nothing to choose from; "
-            "move the slider to a later stage"
-        )
+def _frozen() -> Figure:
+    """Said in place of a picture at stage 0, where a slider starts: it is no mistake of the reader."""
+    figure, ax = plotting.new_figure(width=7, height=1.2)
+    ax.axis("off")
+    text = (
+        "Stage 0: every image goes through the frozen CLIP, so there is nothing to choose from.\n"
+    )
+    ax.text(0, 0.5, text + "Move the slider to a later stage.", va="center")
+    return figure
