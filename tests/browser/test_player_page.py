@@ -14,7 +14,6 @@ HOSTILE = "<img src=x onerror=\"document.title='run'\">"
 NAMES = [f"task{i}" for i in range(11)]
 WIDGET = """
 import json
-from vlcl_toolkit.plotting.player import player_payload
 from vlcl_toolkit.widgets import RunPlayer
 
 player = RunPlayer.__new__(RunPlayer)

@@ -42,6 +42,7 @@ def run_record(
     Returns:
         see docs/player.md. Numbers that do not exist are None.
     """
+    accuracy = result.accuracy.to_numpy(float)
     stages = int(result.accuracy.notna().any(axis=1).sum())
     record: dict[str, Any] = {
         "format": "vlcl-record",
@@ -54,11 +55,9 @@ def run_record(
         "order": list(result.order),
         "held_out": list(result.held_out.columns),
         "stages": stages,
-        "accuracy": _numbers(result.accuracy.to_numpy(float)),
+        "accuracy": _numbers(accuracy),
         "held_out_accuracy": _numbers(result.held_out.to_numpy(float)),
-        "scores": [
-            scores_so_far(result.accuracy.to_numpy(float)[1:], stage) for stage in range(stages)
-        ],
+        "scores": [scores_so_far(accuracy[1:], stage) for stage in range(stages)],
         "missing": [],
     }
     if not result.complete:
@@ -112,23 +111,23 @@ def scores_so_far(matrix: np.ndarray, stage: int) -> dict[str, float | None]:
     }
 
 
-def _rows(frame: pd.DataFrame, columns: list[str]) -> dict[str, list[Any]]:
-    # As columns: a third of the size of a list of objects.
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    # A third of the size of a list of objects.
     return {
-        name: _numbers(values) if frame[name].dtype.kind == "f" else frame[name].tolist()
-        for name, values in ((name, frame[name].to_numpy()) for name in columns)
+        str(name): _numbers(values.to_numpy()) if values.dtype.kind == "f" else values.tolist()
+        for name, values in frame.items()
     }
 
 
 def _by_stage(probes: Probes, of_stage: Callable[[Probes, int], pd.DataFrame]) -> dict[str, Any]:
-    whole = pd.concat([of_stage(probes, stage).assign(stage=stage) for stage in probes.stages[1:]])
-    return _rows(whole, list(whole.columns))
+    frames = [of_stage(probes, stage).assign(stage=stage) for stage in probes.stages[1:]]
+    return _columns(pd.concat(frames))
 
 
 def _drift(probes: Probes) -> dict[str, Any]:
     drift = probes.drift()
     pooled = drift[(drift["position"] == "class") & (drift["stage"] > 0)]
-    return _rows(pooled, ["stage", "domain", "tower", "block", "relative_norm"])
+    return _columns(pooled[["stage", "domain", "tower", "block", "relative_norm"]])
 
 
 def _routes(probes: Probes, stage: int) -> pd.DataFrame:

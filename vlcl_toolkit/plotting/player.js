@@ -50,12 +50,12 @@ function shade(share) {
   return `background: color-mix(in srgb, var(--heat) ${Math.round(75 * share)}%, transparent)`;
 }
 
-/** A table of numbers, coloured by `share` in 0 .. 1; cells are [text, share, title]. */
+/** A table of numbers, coloured by `share` in 0 .. 1; cells are [text, share]. */
 function heatTable(caption, columns, rows) {
   const head = make("tr", {}, make("td"), columns.map((name) => make("th", { scope: "col" }, name)));
   const body = rows.map(([name, cells]) =>
-    make("tr", {}, make("th", { scope: "row" }, name), cells.map(([text, share, title]) =>
-      make("td", { style: known(share) ? shade(share) : null, title }, text))));
+    make("tr", {}, make("th", { scope: "row" }, name), cells.map(([text, share]) =>
+      make("td", { style: known(share) ? shade(share) : null }, text))));
   return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, body));
 }
 
@@ -129,7 +129,7 @@ function scoreView(record, player) {
     return { key, number, root };
   });
   const update = ({ stage }) => {
-    const scores = record.scores[Math.min(stage, record.stages - 1)] ?? {};
+    const scores = record.scores[stage];
     for (const { key, number } of parts) number.textContent = shown(scores[key]);
   };
   return { root: make("div", { class: "scores" }, parts.map((part) => part.root)), update };
@@ -147,8 +147,7 @@ function unseenView(record, player) {
   const ticks = record.order.concat("").map((_, stage) =>
     make("text", { x: x(stage), y: height - 8, "text-anchor": "middle" }, String(stage)));
   const now = make("line", { class: "now", y1: 8, y2: height - bottom });
-  const lines = domainsOf(record).map((domain) => {
-    const column = domainsOf(record).indexOf(domain);
+  const lines = domainsOf(record).map((domain, column) => {
     const all = record.accuracy.map((row, stage) => [stage, [...row, ...(record.held_out_accuracy[stage] ?? [])][column]])
       .filter(([stage, percent]) => known(percent) && stage <= unseenUntil(record, domain));
     const path = make("path", { fill: "none", stroke: player.colour(domain), "stroke-width": 2.5 });
@@ -199,7 +198,7 @@ function driftView(record, player) {
     const blocks = [...new Set(rows.map((row) => row.block))];
     const lines = domainsOf(record).map((domain) => [domain, blocks.map((block) => {
       const found = rows.find((row) => row.domain === domain && row.block === block)?.relative_norm;
-      return [shown(found, 2), known(found) ? found / most : null, null];
+      return [shown(found, 2), known(found) ? found / most : null];
     })]);
     root.replaceChildren(make("p", { class: "choice" }, choose), rows.length
       ? heatTable("Length of the change / length before, after each block", blocks.map(String), lines)
@@ -220,14 +219,14 @@ function routeView(record) {
       parts.push(heatTable("Percent of a domain's images that take a route", routes, domainsOf(record).map((name) =>
         [name, routes.map((route) => {
           const share = rows.find((row) => row.domain === name && row.route === route)?.share ?? 0;
-          return [shown(share, 0), share / 100, null];
+          return [shown(share, 0), share / 100];
         })])));
     }
     if (record.weights) {
       const rows = at(record.weights);
       parts.push(heatTable("Weight of the prompts (a tenth of the images is below low, a tenth above high)",
         ["low", "median", "high"], rows.map((row) =>
-          [row.domain, ["low", "median", "high"].map((name) => [shown(row[name], 2), row[name], null])])));
+          [row.domain, ["low", "median", "high"].map((name) => [shown(row[name], 2), row[name]])])));
     }
     if (record.experts) {
       const name = domain ?? record.order[Math.max(stage - 1, 0)];
@@ -236,7 +235,7 @@ function routeView(record) {
       parts.push(heatTable(`Percent of choices for ${name}, by block and expert`, experts.map(String),
         [...new Set(rows.map((row) => row.block))].map((block) => [`block ${block}`, experts.map((expert) => {
           const share = rows.find((row) => row.block === block && row.expert === expert)?.share;
-          return [known(share) ? shown(100 * share, 0) : "–", share, null];
+          return [known(share) ? shown(100 * share, 0) : "–", share];
         })])));
     }
     root.replaceChildren(...(stage ? parts : [make("p", {}, "Nothing is learned yet: one way for all.")]));
@@ -274,10 +273,11 @@ function mapView(record, player) {
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
     const selected = player.state.domain;
+    const colours = Object.fromEntries(domainsOf(record).map((name) => [name, player.colour(name)]));
     for (let index = 0; index < domains.length; index += 1) {
       const [x, y] = place(index, time);
       pen.globalAlpha = selected && selected !== domains[index] ? 0.08 : kind[index] === "class" ? 1 : 0.65;
-      pen.fillStyle = player.colour(domains[index]);
+      pen.fillStyle = colours[domains[index]];
       pen.beginPath();
       if (kind[index] === "class") {
         for (let tip = 0; tip < 10; tip += 1) {
@@ -307,9 +307,8 @@ function mapView(record, player) {
     if (kind[chosen] === "class") { words.textContent = `${name}: the text of class ${classes[label[chosen]]}`; return; }
     const answers = [0, to].map((stage) => classes[predicted[name][stage][number]]);
     words.textContent = `${name}, image ${number}: ${classes[label[chosen]]}. Frozen CLIP: ${answers[0]}. Now: ${answers[1]}.`;
-    const sheets = (record.pictures ?? player.pictures)?.sheets;
-    if (!sheets?.[name]) { words.textContent += " (no picture in this record)"; return; }
-    const { size: pixels, columns } = record.pictures ?? player.pictures;
+    if (!record.pictures) { words.textContent += " (no picture in this record)"; return; }
+    const { size: pixels, columns, sheets } = record.pictures;
     picture.style.backgroundImage = `url("${sheets[name]}")`;
     picture.style.backgroundSize = `${columns * 2 * pixels}px auto`;
     picture.style.backgroundPosition = `${-(number % columns) * 2 * pixels}px ${-Math.floor(number / columns) * 2 * pixels}px`;
@@ -335,9 +334,8 @@ function mapView(record, player) {
   });
   new ResizeObserver(() => requestAnimationFrame(draw)).observe(canvas);
   const update = ({ stage }) => {
-    const next = Math.min(stage, xy.length - 1);
-    if (next !== to) [from, to, begun] = [to, next, performance.now()];
-    canvas.setAttribute("aria-label", `Map of ${domains.length} images and class texts ${stageName(record, next)}`);
+    if (stage !== to) [from, to, begun] = [to, stage, performance.now()];
+    canvas.setAttribute("aria-label", `Map of ${domains.length} images and class texts ${stageName(record, stage)}`);
     tell();
     requestAnimationFrame(draw);
   };
@@ -377,7 +375,6 @@ export function mount(root, payload, { hash = false } = {}) {
   const names = [...new Set(records.flatMap(domainsOf))];
   const player = {
     frames: 0,
-    pictures: records.find((record) => record.pictures)?.pictures,
     // Black ink is the page's own ink, which is light on a dark page.
     colour: (domain) => (colours[domain] === INK ? getComputedStyle(root).color : colours[domain] ?? "#777777"),
     state: {

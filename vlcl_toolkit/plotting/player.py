@@ -30,8 +30,10 @@ def player_payload(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 f"two runs share one slider only on the same stream; another {what}: "
                 f"{first[key]!r} and {last[key]!r}"
             )
-    if (lengths := [len(record["order"]) for record in records])[0] != lengths[-1]:
-        raise UserError(f"the runs learn {lengths[0]} and {lengths[-1]} tasks; choose two alike")
+    if len(first["order"]) != len(last["order"]):
+        raise UserError(
+            f"the runs learn {len(first['order'])} and {len(last['order'])} tasks; choose two alike"
+        )
     domains = [name for record in records for name in (*record["order"], *record["held_out"])]
     return {"records": list(records), "colours": {name: domain_colour(name) for name in domains}}
 

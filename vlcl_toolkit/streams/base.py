@@ -230,10 +230,8 @@ class TaskStream:
 
         The id gains the suffix "-<k>shot" (and the seed, if it is not 0).
         """
-        k, seed = (
-            whole_number("images per class (few_shot)", k, least=1),
-            whole_number("seed", seed),
-        )
+        k = whole_number("images per class (few_shot)", k, least=1)
+        seed = whole_number("seed", seed)
 
         def shrink(task: Task) -> Task:
             draw = derive_seed(seed, task.name)
