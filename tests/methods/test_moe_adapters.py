@@ -256,6 +256,32 @@ def test_the_selector_learns_from_whole_images_or_crops(clip, stream):
         method.detach()
 
 
+GAUSSIAN = {"selector": "gaussian", "threshold_quantile": 0.9}
+
+
+def test_gaussians_can_stand_in_for_the_autoencoders(clip, stream):
+    method = attached(clip, stream, **GAUSSIAN)
+    for index, task in enumerate(stream):
+        learn(method, index, task)
+    selector = method.selector
+    for task in stream:  # number 0 is of the reference images
+        features = selector.features.finish(clip.encode_image(eval_images(task, clip)))
+        mean, covariance = selector.gaussians.means[1], selector.gaussians.covariances[1]
+        expected = torch.distributions.MultivariateNormal(mean.double(), covariance.double())
+        log_density = expected.log_prob(features.double())
+        assert torch.allclose(-selector.errors(features)[:, 1].double(), log_density, rtol=1e-4)
+        routes = selector.decide(selector.errors_of(task.test))
+        assert torch.equal(method.select(eval_images(task, clip)), routes)
+    images, state = eval_images(stream[1], clip), snapshot(method)
+    logits = method.predict(images, stream[1])
+    method.detach()
+    again = attached(clip, stream, **GAUSSIAN)
+    again.enter_task(1, stream[1])
+    again.load_state_dict(state)
+    assert again.selector.tasks == 2
+    assert torch.equal(again.predict(images, stream[1]), logits)
+
+
 def test_the_class_incremental_variant(clip, tmp_path):
     small = {"bottleneck": 4, "batch_size": 8, "learning_rate": 1e-2}
     config = CLASS_INCREMENTAL | small
@@ -288,6 +314,12 @@ def test_the_record_names_the_features_and_the_decision(tmp_path, stream, clip):
 
 
 # Mistakes
+
+
+@pytest.mark.parametrize("wrong", [{"threshold_quantile": None}, {"selector_features": "alexnet"}])
+def test_gaussians_need_the_features_of_the_clip_and_a_quantile(wrong):
+    with pytest.raises(UserError, match="set selector_features='clip' and"):
+        make_config("moe_adapters", SETTINGS | GAUSSIAN | wrong)
 
 
 def test_prediction_before_any_task(clip, stream):

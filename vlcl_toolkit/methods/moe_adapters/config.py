@@ -101,8 +101,8 @@ class MoEAdaptersConfig(SelectorConfig):
     """Decoupled weight decay of AdamW."""
     eval_scale: Factor | None = None
     """Logits per cosine at test time; None: the model's own scale. The repository has 100."""
-    selector: Literal["autoencoder", "none"] = "autoencoder"
-    """What finds the task of an image; "none" needs `shared_router`."""
+    selector: Literal["autoencoder", "gaussian", "none"] = "autoencoder"
+    """What finds the task of an image; "gaussian" is not the paper's; "none" needs `shared_router`."""
     decision: Literal["sample", "batch"] = "sample"
     """Whether a task is selected for each test image or for a whole batch."""
     eval_batch_size: Size = 128
@@ -120,5 +120,14 @@ class MoEAdaptersConfig(SelectorConfig):
             raise UserError(
                 "selector='none' cannot tell the routers of several tasks apart; found "
                 "shared_router=False; set shared_router=True, or selector='autoencoder'"
+            )
+        if self.selector == "gaussian" and (
+            self.selector_features != "clip" or self.threshold_quantile is None
+        ):
+            raise UserError(
+                "selector='gaussian' looks at CLIP's features and has no constant threshold; found "
+                f"selector_features={self.selector_features!r}, threshold_quantile="
+                f"{self.threshold_quantile}; set selector_features='clip' and e.g. "
+                "threshold_quantile=0.99"
             )
         return self

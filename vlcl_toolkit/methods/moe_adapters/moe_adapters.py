@@ -21,7 +21,8 @@ Deviations and switches: `decision="sample"` (default) selects for each image al
 test batch by its mean error, as the official code does. An expert that no row chose gets no
 gradient (`unused_expert_grad="skip"`: one GPU) or a zero gradient, with which Adam goes on moving
 it ("zero": several GPUs). `text_route="end"` routes prompts by the end-of-text token, because the
-start-of-text token knows nothing of the prompt. `balance_weight` adds the load-balance term that
+start-of-text token knows nothing of the prompt. `selector="gaussian"` has Gaussians in the place of the
+autoencoders (`selector_gaussians.py`; not the paper's). `balance_weight` adds the load-balance term that
 the official code computes and drops. `eval_noise` keeps routers noisy at test time, as the official
 class-incremental code does.
 """
@@ -45,6 +46,7 @@ from vlcl_toolkit.methods.moe_adapters.config import MoEAdaptersConfig
 from vlcl_toolkit.methods.moe_adapters.introspection import ExpertIntrospection
 from vlcl_toolkit.methods.moe_adapters.selector import NO_TASK, AutoSelector
 from vlcl_toolkit.methods.moe_adapters.selector_features import ClipFeatures, alexnet_features
+from vlcl_toolkit.methods.moe_adapters.selector_gaussians import GaussianSelector
 from vlcl_toolkit.methods.moe_adapters.towers import ExpertTowers
 from vlcl_toolkit.methods.registry import register
 from vlcl_toolkit.methods.schedules import cosine_with_warmup
@@ -65,8 +67,8 @@ class MoEAdapters(Method):
     def __init__(self, clip: Clip, config: MoEAdaptersConfig):
         super().__init__(clip, config)
         self.decision, self.eval_batch_size = config.decision, config.eval_batch_size
-        if config.selector == "autoencoder":
-            self.task_found_by = "the auto-selector's autoencoders, or none of them"
+        if config.selector != "none":
+            self.task_found_by = f"the auto-selector's {config.selector}s, or none of them"
             self.uses_reference = config.selector_reference
 
     # Attaching to the backbone: step 1.
@@ -74,7 +76,7 @@ class MoEAdapters(Method):
     def on_attach(self) -> None:
         """Put experts beside every block, all zero, and make an empty selector."""
         config = self.config
-        self.selector = self._new_selector() if config.selector == "autoencoder" else None
+        self.selector = None if config.selector == "none" else self._new_selector()
         self.plain = FeatureCache.of_backbone(self.clip, config.feature_cache_mib)
         self.towers = ExpertTowers(
             self.clip.model,
@@ -97,6 +99,8 @@ class MoEAdapters(Method):
 
     def _new_selector(self) -> AutoSelector:
         config = self.config
+        if config.selector == "gaussian":
+            return GaussianSelector(self.clip, ClipFeatures(self.clip), config)
         if config.selector_features == "clip":
             return AutoSelector(self.clip, ClipFeatures(self.clip), config)
         features = alexnet_features(self.clip, config.selector_weights)

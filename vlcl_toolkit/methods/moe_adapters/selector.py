@@ -151,7 +151,7 @@ class AutoSelector:
     @property
     def tasks(self) -> int:
         """Number of tasks learned."""
-        return len(self.autoencoders) - self.config.selector_reference
+        return len(self.thresholds) - self.config.selector_reference
 
     def learn(self, data: ImageData, last_step: int, generator: torch.Generator) -> list[float]:
         """Steps 2 and 3 for one more set of images; returns the losses.
@@ -214,7 +214,7 @@ class AutoSelector:
         """Step 4 for all images of a set, test transform; errors under earlier autoencoders are cached."""
         known = self._errors.get(data)
         start = 0 if known is None else known.shape[1]
-        if start < len(self.autoencoders):
+        if start < len(self.thresholds):
             parts = [self.errors(self.features.finish(p), start) for p in self.frozen.batches(data)]
             new = torch.cat(parts)
             self._errors[data] = new if known is None else torch.cat((known, new), dim=1)
@@ -243,6 +243,10 @@ class AutoSelector:
         self.features.load_state_dict(state)
         self._errors.clear()
         self.thresholds = state["thresholds"].tolist()
+        self.load_models(state)
+
+    def load_models(self, state: dict[str, Tensor]) -> None:
+        """The autoencoders, one per threshold."""
         self.autoencoders = []
         for index in range(len(self.thresholds)):
             own = {
