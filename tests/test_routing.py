@@ -12,6 +12,7 @@ from vlcl_toolkit.analysis.decisions import (
     batch_mix,
     calibration,
     choose_routes,
+    oracle_scores,
     route_decisions,
     threshold_sweep,
 )
@@ -79,6 +80,38 @@ def test_decisions_of_known_routes():
     assert table["share"].to_dict()["a", "a"] == 75
     assert table["share"].to_dict()["b", "frozen"] == 50
     assert table.index[table["own"]].tolist() == [("a", "a"), ("b", "b"), ("h", "frozen")]
+
+
+def test_an_oracle_takes_the_own_route_or_the_frozen_clip():
+    def stage(routes: list[str], taken: dict[str, list[int]], right: dict[str, list[int]]):
+        # each domain has two images of class 0; `right[domain][route]`: how many of them it gets right
+        arrays = {"routes": np.array([*routes, "frozen"])}
+        for domain, route in taken.items():
+            arrays |= {f"route/{domain}": np.array(route), f"labels/{domain}": np.zeros(2)}
+            logits = np.zeros((2, len(right[domain]), 2), np.float32)
+            for number, hits in enumerate(right[domain]):
+                logits[:hits, number, 0] = logits[hits:, number, 1] = 1
+            arrays[f"route_logits/{domain}"] = logits
+        return arrays
+
+    first = stage(["task 1"], {"a": [0, 1], "b": [0, 0]}, {"a": [2, 0], "b": [0, 1]})
+    second = stage(
+        ["task 1", "task 2"], {"a": [0, 0], "b": [1, 2]}, {"a": [2, 0, 0], "b": [0, 2, 0]}
+    )
+    table = oracle_scores(Probes({1: first, 2: second}, ["a", "b"], []))
+    assert table.loc["taken", ["transfer", "last"]].tolist() == [0, 75]
+    assert table.loc["oracle", ["transfer", "last"]].tolist() == [50, 100]
+    with pytest.raises(UserError, match="1 of 2 tasks learned"):
+        oracle_scores(Probes({1: first}, ["a", "b"], []))
+
+
+def test_the_routes_of_a_run_give_its_scores(moe):
+    table = oracle_scores(moe.probes)
+    for name in moe.order:  # the probes saw all test images
+        assert len(moe.probes.labels(name)) == moe.config["images"][name][2]
+    assert table.loc["taken"].to_dict() == pytest.approx(moe.metrics)
+    frozen = moe.accuracy.loc["zero-shot"].iloc[1:].mean()  # of two tasks
+    assert table.loc["oracle", "transfer"] == pytest.approx(frozen)
 
 
 def test_threshold_sweep_equals_real_runs(moe, tmp_path: Path):

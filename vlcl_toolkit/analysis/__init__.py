@@ -5,6 +5,7 @@ from vlcl_toolkit.analysis.decisions import (
     batch_mix,
     calibration,
     mixed_batches,
+    oracle_scores,
     route_decisions,
     threshold_sweep,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "mixed_batches",
     "moved_back",
     "neighbours_kept",
+    "oracle_scores",
     "order_scores",
     "order_spread",
     "pair_changes",

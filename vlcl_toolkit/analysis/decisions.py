@@ -14,6 +14,7 @@ import pandas as pd
 from vlcl_toolkit.analysis.points import chosen_stage
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.probes import Probes
+from vlcl_toolkit.training.metrics import metrics
 
 Array = np.ndarray
 
@@ -80,6 +81,38 @@ def calibration(probes: Probes, *, stage: int | None = None) -> pd.DataFrame:
         for domain in probes.domains
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def oracle_scores(probes: Probes) -> pd.DataFrame:
+    """What a run's mistakes about the task cost: its scores beside those of routes that are never wrong.
+
+    An oracle gives an image of a learned task the task's own route and every other image the frozen CLIP;
+    where routes have a weight (DIKI), it keeps the one that the image was given.
+
+    Returns:
+        index "taken", "oracle"; columns as in `metrics`, in percent, of the probe images.
+
+    Raises:
+        UserError: the method has one route only; the run has no probes, or is not finished.
+    """
+    stages = [stage for stage in probes.stages if stage > 0]
+    if len(stages) < len(probes.order):
+        raise UserError(
+            f"scores need a finished run; {probes} has {len(stages)} of {len(probes.order)} tasks learned"
+        )
+    matrices: dict[str, list[list[float]]] = {"taken": [], "oracle": []}
+    for stage in stages:
+        names = probes.routes(stage)
+        correct = {domain: _correct(probes, stage, domain) for domain in probes.order}
+        for rule, rows in matrices.items():
+            row = []
+            for domain, hits in correct.items():
+                right = np.full(len(hits), _right_route(names, domain))
+                route = right if rule == "oracle" else probes.route(stage, domain)
+                row.append(float(100 * hits[np.arange(len(hits)), route].mean()))
+            rows.append(row)
+    scores = {rule: metrics(np.array(rows)) for rule, rows in matrices.items()}
+    return pd.DataFrame.from_dict(scores, orient="index")
 
 
 def threshold_sweep(
