@@ -15,7 +15,7 @@ from tests.tiny import tiny_clip, tiny_stream
 from vlcl_toolkit.cli.tables import LiveScores
 from vlcl_toolkit.errors import DivergedError, UserError
 from vlcl_toolkit.experiments.compare import compare
-from vlcl_toolkit.experiments.jobs import Diverged, Job, jobs_at_once, run_jobs
+from vlcl_toolkit.experiments.jobs import Diverged, Job, in_good_order, jobs_at_once, run_jobs
 
 
 def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
@@ -59,6 +59,13 @@ def test_every_run_is_told_as_it_ends(tmp_path, monkeypatch, capsys):
     assert [row[0] for row in shown] == ["zero_shot"] * 3
     assert {row[4] for row in shown} == {f"{results[0].metrics['last']:.1f}"}
     assert [" ".join(row[6:8]) for row in shown] == ["2 to", "1 to", "all done"]
+
+
+def test_quick_runs_begin_first_and_then_the_longest():
+    methods = ["finetune", "zscl", "rail", "diki", "lwf", "zero_shot"]
+    plan = [Job(method, ("pets",)) for method in methods]
+    begun = [methods[index] for index in in_good_order(plan)]
+    assert begun == ["rail", "zero_shot", "zscl", "lwf", "finetune", "diki"]
 
 
 @pytest.mark.slow

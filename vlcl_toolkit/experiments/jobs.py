@@ -6,6 +6,7 @@ after each other.
 
 import contextlib
 import functools
+import math
 import os
 import pickle
 import signal
@@ -136,18 +137,27 @@ def _ended(
         for index, job in enumerate(jobs):
             yield index, functools.partial(do_job, job, stream, clip, progress=progress)
         return
-    waiting, running = deque(enumerate(jobs)), dict[Future[Any], int]()
+    waiting, running = deque(in_good_order(jobs)), dict[Future[Any], int]()
     bar = tqdm(total=len(jobs), desc=f"runs, {at_once} at once", disable=not progress)
     with contextlib.closing(bar), _workers(at_once, jobs, stream, clip) as workers:
         while waiting or running:
             while waiting and len(running) < at_once:  # what is handed over cannot be cancelled
-                index, job = waiting.popleft()
-                running[workers.submit(_do_in_worker, job)] = index
+                index = waiting.popleft()
+                running[workers.submit(_do_in_worker, jobs[index])] = index
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 index = running.pop(future)
                 yield index, future.result
                 bar.set_postfix_str(f"{jobs[index].method}, seed {jobs[index].seed}")
                 bar.update()
+
+
+def in_good_order(jobs: Sequence[Job]) -> list[int]:
+    """Indices of the runs in the order in which to begin them side by side.
+
+    What answers at once comes first, then the longest: else cores idle while the last long run ends.
+    """
+    costs = [method_class(job.method).relative_cost for job in jobs]
+    return sorted(range(len(jobs)), key=lambda index: -costs[index] if costs[index] else -math.inf)
 
 
 def do_job(job: Job, stream: "TaskStream", clip: "Clip", *, progress: bool = True) -> "RunResult":

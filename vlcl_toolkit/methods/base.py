@@ -56,6 +56,8 @@ class Method(ABC):
         eval_batch_size: images that `predict` gets at once.
         trains_all: the loss of every batch depends on every parameter in `trainable`; saves several
             ranks a search for those that have no gradient.
+        relative_cost: of a step, roughly, beside one of fine-tuning; 0: no step is taken. Decides which of
+            several runs begins first.
         uses_reference: whether reference data of the stream decide its numbers, see `TaskStream`.
         clip, config: the backbone it attaches to; its settings.
         task_index, task: the task being learned, set by `enter_task`.
@@ -67,6 +69,7 @@ class Method(ABC):
     task_found_by: str | None = None
     eval_batch_size: int = 128
     trains_all: ClassVar[bool] = False
+    relative_cost: ClassVar[float] = 1.0
     uses_reference: bool = False
     task_index: int
     task: Task
