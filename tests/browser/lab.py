@@ -157,6 +157,15 @@ class NotebookPage:
         assert self.errors() == []
         assert self.page.evaluate(UNFINISHED) == 0
 
+    def cell_kinds(self) -> list[str]:
+        """Of every cell: code, markdown or raw."""
+        cells = "[...jupyterapp.shell.currentWidget.content.model.cells]"
+        return self.page.evaluate(f"() => {cells}.map(cell => cell.type)")
+
+    def chosen_cell(self) -> int:
+        """Index of the active cell."""
+        return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.activeCellIndex")
+
     def errors(self) -> list[str]:
         """What cells raised: `Name: message`."""
         return self.page.evaluate(ERRORS)

@@ -160,6 +160,20 @@ def test_threshold_slider_redraws(small):
 
 
 @pytest.mark.slow
+def test_keys_pressed_in_a_panel_are_not_commands_of_the_notebook(small):
+    """In command mode m makes a cell Markdown, x cuts it, l numbers its lines, the arrow goes to the next."""
+    sliders = small.output("widgets.FigureSliders")
+    kinds, chosen = small.cell_kinds(), small.chosen_cell()
+    for key in ("m", "x", "l", "ArrowDown", "Shift+L", "0", "Enter"):
+        press(sliders, "threshold", key)
+    assert small.cell_kinds() == kinds
+    assert small.chosen_cell() == chosen
+    press(sliders, "threshold", "Shift+Enter")  # runs the cell and goes to the next, as ever
+    expect(small.page.locator(".jp-Notebook .jp-Cell.jp-mod-selected")).to_have_count(1)
+    assert small.chosen_cell() != chosen
+
+
+@pytest.mark.slow
 def test_stop_leaves_a_run_that_can_go_on(small):
     panel = small.output("run_panel = widgets.RunPanel")
     button(panel, "Run").click()
@@ -168,6 +182,15 @@ def test_stop_leaves_a_run_that_can_go_on(small):
     expect(panel.get_by_text(re.compile("^Stopped"))).to_be_visible()
     expect(button(panel, "Run")).to_be_enabled()
     no_alert(panel)
+
+
+@pytest.mark.slow
+def test_the_focus_returns_to_the_button_that_was_pressed(small):
+    panel = small.output("settings_panel = widgets.SettingsPanel")
+    button(panel, "Run").focus()
+    small.page.keyboard.press("Enter")
+    expect(panel.get_by_text(re.compile("^Complete"))).to_be_visible()
+    expect(button(panel, "Run")).to_be_focused()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from vlcl_toolkit.analysis.comparison import check_comparable
 from vlcl_toolkit.errors import UserError, unknown_name
 from vlcl_toolkit.training.results import RunResult
+from vlcl_toolkit.widgets.keys import guard_keys
 from vlcl_toolkit.widgets.order import sequence_html
 from vlcl_toolkit.widgets.view import View, stack
 
@@ -70,6 +71,7 @@ class RunExplorer(ipywidgets.VBox):
         stages_row = w.HBox([self.stage, self._place], layout={"flex_flow": "row wrap"})
         pictures = w.HBox(self.views, layout={"flex_flow": "row wrap", "grid_gap": "1em"})
         super().__init__([choices, stages_row, pictures])
+        guard_keys(self)
         for control in (self.run, self.domain, self.stage):
             control.observe(self.refresh, "value")
         self.refresh()

@@ -18,6 +18,7 @@ from vlcl_toolkit.plotting import accuracy_matrix, new_figure, trade_off, unseen
 from vlcl_toolkit.streams.base import TaskStream
 from vlcl_toolkit.training.events import Event, RowEvent, StepEvent
 from vlcl_toolkit.training.results import RunResult
+from vlcl_toolkit.widgets.keys import guard_keys
 from vlcl_toolkit.widgets.runs import (
     BackgroundRun,
     Key,
@@ -75,6 +76,7 @@ class LivePanel(ipywidgets.VBox):
         pictures = w.HBox([self.matrix, self.curves], layout={"align_items": "flex-start"})
         bottom = w.HBox([self.scores, self.comparison], layout={"flex_flow": "row wrap"})
         self.children = [top, pictures, bottom]
+        guard_keys(self)
         self.refresh()
 
     # A subclass defines:

@@ -8,6 +8,7 @@ from traitlets import Bunch, Tuple, observe, validate
 
 from vlcl_toolkit.plotting.style import domain_colour
 from vlcl_toolkit.streams.base import TaskStream, resolve_order
+from vlcl_toolkit.widgets.keys import guard_keys
 
 
 class OrderSliders(ipywidgets.VBox):
@@ -46,6 +47,7 @@ class OrderSliders(ipywidgets.VBox):
         )
         self._sequence = ipywidgets.HTML()
         super().__init__([*self.sliders.values(), self._sequence, self.reset])
+        guard_keys(self)
         self.order = stream.names
         for slider in self.sliders.values():
             slider.observe(self._moved, "value")

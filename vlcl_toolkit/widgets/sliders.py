@@ -15,6 +15,7 @@ from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting import accuracy_matrix, new_figure, weight_path_curves
 from vlcl_toolkit.streams.base import TaskStream
+from vlcl_toolkit.widgets.keys import guard_keys
 from vlcl_toolkit.widgets.view import View
 
 
@@ -53,6 +54,7 @@ class FigureSliders(ipywidgets.VBox):
         }
         self.view = View()
         super().__init__([*self.sliders.values(), self.view])
+        guard_keys(self)
         for slider in self.sliders.values():
             slider.observe(self.refresh, "value")
         self.refresh()

@@ -13,6 +13,7 @@ from vlcl_toolkit.clip.model import Clip
 from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.plotting import class_probabilities, new_figure, show_image
 from vlcl_toolkit.streams.base import Task, TaskStream
+from vlcl_toolkit.widgets.keys import guard_keys
 from vlcl_toolkit.widgets.view import ErrorView, Picture, shows_errors
 
 
@@ -41,6 +42,7 @@ class ZeroShotViewer(ipywidgets.VBox):
         self.error_view, self.picture = ErrorView(), Picture(width="780px")
         controls = [self.domain, self.image, self.names]
         super().__init__([*controls, self.error_view, self.picture])
+        guard_keys(self)
         self._enter_domain()
         self.domain.observe(self._enter_domain, "value")
         for control in (self.image, self.names):
