@@ -129,6 +129,16 @@ def test_compare_writes_one_table_and_figures(tmp_path, monkeypatch, capsys):
     assert "each task learned alone" in capsys.readouterr().out
 
 
+def test_a_search_writes_the_values_it_tried():
+    values = ["5e-05", "0.0001"]
+    options = ["--seeds", "0", "--orders", "default", "--jobs", "1", "--out", "found"]
+    command = ["search", "--method", "finetune", "--setting", "learning_rate", *options]
+    assert main([*command, *QUICK, "--values", *values]) == 0
+    table = pd.read_csv("found/finetune_learning_rate.csv")
+    assert table["learning_rate"].tolist() == [float(value) for value in values]
+    assert table["validation"].between(0, 100).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

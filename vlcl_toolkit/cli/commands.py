@@ -195,7 +195,7 @@ def search(
     )
     scores = score_table(results, setting)
     name = f"{method}_{setting}" + ("_average" if criterion == "average" else "")
-    write_atomic(folder / f"{name}.csv", scores.to_csv(index=False, float_format="%.4f").encode())
+    write_atomic(folder / f"{name}.csv", scores.to_csv(index=False, float_format="%.6g").encode())
     print_search(method, setting, mean_and_spread(scores, setting), criterion)
     print_diverged(diverged)
 
