@@ -33,7 +33,7 @@ def test_presets_fit_their_methods(path):
 
 def test_the_miniature_has_its_settings_on_every_stream():
     own = preset_settings("finetune", "mini", "mini")
-    assert own["learning_rate"] == 4e-4
+    assert own["learning_rate"] == 1e-4
     for stream in ("mini-5shot", "pets", "folder", "mtil"):
         assert preset_settings("finetune", "mini", stream) == own
 
@@ -82,7 +82,7 @@ def test_the_name_of_a_stream_changes_nothing(tmp_path, capsys):
         settings.append(result.config["method_config"])
     assert tables[0] == tables[1]
     assert settings[0] == settings[1]
-    assert settings[0]["learning_rate"] == 4e-4
+    assert settings[0]["learning_rate"] == 1e-4
 
 
 def test_where_settings_came_from_is_not_what_a_run_is(tmp_path):
@@ -103,7 +103,8 @@ def test_where_settings_came_from_is_not_what_a_run_is(tmp_path):
 
 def test_folders_of_finished_runs_keep_their_names():
     """The hash of the settings and all else that a run is; another name would run it again."""
-    config, _ = choose_settings("finetune", "mini", "mini")
+    of_then = {"learning_rate": 4e-4, "iterations": 80, "warmup": 8}
+    config, _ = choose_settings("finetune", "mini", "mini", of_then)
     description = describe(
         make_method("finetune", load_clip("mini", device="cpu"), config),
         load_stream("mini"),
