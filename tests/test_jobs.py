@@ -32,7 +32,9 @@ def test_two_at_once_are_the_runs_one_after_another(tmp_path, monkeypatch):
             clip,
             at_once=at_once,
             progress=False,
-            on_result=lambda job, result, left, told=told: told.append((job, result.metrics, left)),
+            on_result=lambda job, result, left, told=told: told.append(
+                (job, result.metrics, len(left))
+            ),
         )
         assert sorted(job.order for job, _, _ in told) == sorted(job.order for job in plan)
         assert all(found == results[plan.index(job)].metrics for job, found, _ in told)
@@ -49,11 +51,11 @@ def test_every_run_is_told_as_it_ends(tmp_path, monkeypatch, capsys):
     plan = [Job("zero_shot", tiny_stream().names, seed) for seed in (0, 1, 2)]
 
     def tell(job, result, left):
-        told.append((job.seed, result.metrics["last"], left))
+        told.append((job.seed, result.metrics["last"], [other.seed for other in left]))
         lines(job, result, left)
 
     results = run_jobs(plan, tiny_stream(), tiny_clip(), progress=False, on_result=tell)
-    assert [(seed, left) for seed, _, left in told] == [(0, 2), (1, 1), (2, 0)]
+    assert [(seed, left) for seed, _, left in told] == [(0, [1, 2]), (1, [2]), (2, [])]
     assert {last for _, last, _ in told} == {results[0].metrics["last"]}
     shown = [line.split() for line in capsys.readouterr().out.splitlines() if "pets" in line]
     assert [row[0] for row in shown] == ["zero_shot"] * 3
@@ -66,6 +68,20 @@ def test_quick_runs_begin_first_and_then_the_longest():
     plan = [Job(method, ("pets",)) for method in methods]
     begun = [methods[index] for index in in_good_order(plan)]
     assert begun == ["rail", "zero_shot", "zscl", "lwf", "finetune", "diki"]
+
+
+def test_the_time_that_is_left_counts_what_a_run_costs(monkeypatch, capsys):
+    class Result:
+        metrics = dict.fromkeys(("transfer", "average", "last"), 50.0)
+
+    seconds = iter((0, 62, 182))  # begun, and where a time is said
+    monkeypatch.setattr("vlcl_toolkit.cli.tables.monotonic", lambda: next(seconds))
+    plan = [Job(method, ("pets",)) for method in ("zero_shot", "finetune", "zscl")]
+    lines = LiveScores()
+    for number, job in enumerate(plan):
+        lines(job, Result(), plan[number + 1 :])
+    shown = [line.rsplit("pets", 1)[1].split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [" ".join(words) for words in shown] == ["2 to go", "1 to go, 2 min", "all done"]
 
 
 @pytest.mark.slow

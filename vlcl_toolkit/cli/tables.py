@@ -15,6 +15,8 @@ from vlcl_toolkit.errors import UserError
 from vlcl_toolkit.files import read_run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from torch import Tensor
 
@@ -181,19 +183,29 @@ class LiveScores:
     """A line of scores for each run as it ends, above the progress bar, and the time that is left."""
 
     def __init__(self) -> None:
-        self.begun, self.ended = monotonic(), 0
+        self.begun, self.done = monotonic(), 0.0  # what ended, in runs of fine-tuning
+        self.begins = True
 
-    def __call__(self, job: "Job", result: "RunResult", left: int) -> None:
+    def __call__(self, job: "Job", result: "RunResult", left: "Sequence[Job]") -> None:
         """See `experiments.jobs.OnResult`."""
         names = ("transfer", "average", "last")
-        if not self.ended:
+        if self.begins:
             titles = "".join(f"{SCORE_TITLES[name]:>10}" for name in names)
             tqdm.write(f"{'method':<22}{'seed':>4}{titles}  order begins with")
-        self.ended += 1
+        self.begins = False
+        self.done += _cost(job)
         cells = "".join(f"{percent(result.metrics.get(name)):>10}" for name in names)
-        minutes = (monotonic() - self.begun) / self.ended * left / 60
-        rest = f"{left} to go, {minutes:.0f} min" if left else "all done"
+        rest = f"{len(left)} to go" if left else "all done"
+        if left and self.done >= 1:  # what answers at once says nothing about the others
+            minutes = (monotonic() - self.begun) / self.done * sum(map(_cost, left)) / 60
+            rest += f", {minutes:.0f} min"
         tqdm.write(f"{job.method:<22}{job.seed:>4}{cells}  {job.order[0]:<10} {rest}")
+
+
+def _cost(job: "Job") -> float:
+    from vlcl_toolkit.methods import method_class
+
+    return float(method_class(job.method).relative_cost) or 0.1
 
 
 def print_search(method: str, setting: str, table: "pd.DataFrame", criterion: str) -> None:

@@ -56,8 +56,8 @@ class Job:
 Diverged = list[tuple[Job, DivergedError]]
 """Runs of an experiment whose loss became no number, and what they said."""
 
-OnResult = Callable[[Job, "RunResult", int], None]
-"""Called in this process with every run as it ends, its result, and how many runs are still to end."""
+OnResult = Callable[[Job, "RunResult", Sequence[Job]], None]
+"""Called in this process with every run as it ends, its result, and the runs that are still to end."""
 
 
 def jobs_at_once(clip: "Clip", runs: int, jobs: int | None = None) -> int:
@@ -106,12 +106,14 @@ def run_jobs(
     """
     failed: Diverged = []
     results: dict[int, RunResult] = {}
+    left = dict(enumerate(jobs))
     with contextlib.closing(_ended(jobs, stream, clip, at_once, progress)) as ended:
         for index, get_result in ended:
-            with _noting(failed, jobs[index]):
+            job = left.pop(index)
+            with _noting(failed, job):
                 results[index] = get_result()
                 if on_result is not None:
-                    on_result(jobs[index], results[index], len(jobs) - len(results) - len(failed))
+                    on_result(job, results[index], list(left.values()))
     if failed and (diverged is None or not results):
         job, error = failed[0]
         others = f"; {len(results)} other runs have ended well and are kept" if results else ""

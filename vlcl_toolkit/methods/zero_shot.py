@@ -26,7 +26,7 @@ class ZeroShot(Method):
     """The frozen CLIP with the prompt ensemble of each task."""
 
     name = "zero_shot"
-    relative_cost = 0
+    relative_cost = 0.0
 
     @dataclass(frozen=True)
     class Config:

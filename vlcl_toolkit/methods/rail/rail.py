@@ -45,7 +45,7 @@ class Rail(Method):
     """
 
     name = "rail"
-    relative_cost = 0
+    relative_cost = 0.0
     task_found_by = "the class that zero-shot answers with"
     Config = RailConfig
     config: RailConfig

@@ -52,7 +52,7 @@ class Zscl(ParameterSpace):
     """Distillation on reference material, weight consolidation and weight ensemble."""
 
     name = "zscl"
-    relative_cost = 2  # a teacher, and reference images beside the task's
+    relative_cost = 2.0  # a teacher, and reference images beside the task's
 
     Config = ZsclConfig
     has_memory: ClassVar[bool] = False
