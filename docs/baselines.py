@@ -6,10 +6,11 @@ Prints the tables of docs/baselines.md. Every run lies in a folder of its own, s
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -31,6 +32,7 @@ class Protocol:
     stream: Callable[[TaskStream], TaskStream] = lambda stream: stream
     clip: Callable[[Clip], Clip] = lambda clip: clip
     seed: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -52,6 +54,10 @@ def protocols() -> Iterator[Protocol]:
     yield Protocol("prompts", "one template for all tasks", _one_template)
     for shots in (16, 5):
         yield Protocol("training images", f"{shots} per class", methodcaller("few_shot", shots))
+    bold, longer = {"learning_rate": 4e-4}, {"iterations": 80, "warmup": 8}
+    yield Protocol("training", "the rate that learns a task best (4e-4)", config=bold)
+    yield Protocol("training", "twice the steps", config=longer)
+    yield Protocol("training", "both", config=bold | longer)
     yield Protocol("division", "tested on the validation images", TaskStream.tested_on_validation)
     yield Protocol("weights", "run with QuickGELU, trained with GELU", clip=_quick_gelu)
 
@@ -102,7 +108,7 @@ def main(
     for protocol in protocols():
         cells = []
         for method in methods:
-            if method == "zero_shot" and protocol.seed:
+            if method == "zero_shot" and (protocol.seed or protocol.config):
                 cells.append("the same")
                 continue
             result = vlcl.run(
@@ -110,6 +116,7 @@ def main(
                 protocol.stream(vlcl.load_stream("mini")),
                 protocol.clip(vlcl.load_clip("mini")),
                 seed=protocol.seed,
+                config=protocol.config,
                 out=out / method / protocol.folder,
             )
             usual.setdefault(method, result)

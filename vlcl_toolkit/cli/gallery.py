@@ -66,6 +66,7 @@ def write_gallery(folder: Path) -> list[Path]:
         clip,
         "learning_rate",
         LEARNING_RATES,
+        seeds=(0,),
         orders=ORDERS,
         evaluate_all=True,
         jobs=None,
@@ -110,7 +111,10 @@ def inside_figures(stream: TaskStream, clip: Clip) -> dict[str, bytes]:
     runs = compare(INSIDE_METHODS, stream, clip, configs=BOLD, jobs=None, probes=True)
     by_method = {run.method: run for run in runs}
     finetune, moe = by_method["finetune"], by_method["moe_adapters"]
+    figure, ax = new_figure(width=9, height=5)
+    accuracy_matrix(finetune.accuracy, ax, held_out=finetune.held_out)
     return {
+        "fine_tuning.png": to_png(figure),
         "drift.png": _drift(finetune),
         "towers.png": _towers(finetune),
         "attention.png": _attention([by_method["prefix_tuning"], by_method["diki"]]),
