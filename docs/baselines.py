@@ -21,6 +21,8 @@ from vlcl_toolkit import Clip, RunResult, TaskStream
 from vlcl_toolkit.training.metrics import metrics
 
 SCORES = ("transfer", "average", "last")
+# The rate that learns a task best; the preset's is gentler, and its steps are fewer: one of the factors.
+BOLD = {"learning_rate": 4e-4, "iterations": 80, "warmup": 8}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Protocol:
 
 def protocols() -> Iterator[Protocol]:
     """The usual protocol first."""
-    yield Protocol("as in the results", "task given, all prompts and images")
+    yield Protocol("to begin with", "task given, all prompts and images, rate 4e-4, 80 steps")
     for seed in (1, 2):
         yield Protocol("seed", str(seed), seed=seed)
     for order in ("reversed", "alphabetical"):
@@ -54,10 +56,13 @@ def protocols() -> Iterator[Protocol]:
     yield Protocol("prompts", "one template for all tasks", _one_template)
     for shots in (16, 5):
         yield Protocol("training images", f"{shots} per class", methodcaller("few_shot", shots))
-    bold, longer = {"learning_rate": 4e-4}, {"iterations": 80, "warmup": 8}
-    yield Protocol("training", "the rate that learns a task best (4e-4)", config=bold)
-    yield Protocol("training", "twice the steps", config=longer)
-    yield Protocol("training", "both", config=bold | longer)
+    half = {"iterations": 40, "warmup": 4}
+    yield Protocol("training", "half the steps", config=half)
+    yield Protocol(
+        "training",
+        "half the steps and a quarter of the rate: the preset",
+        config=half | {"learning_rate": 1e-4},
+    )
     yield Protocol("division", "tested on the validation images", TaskStream.tested_on_validation)
     yield Protocol("weights", "run with QuickGELU, trained with GELU", clip=_quick_gelu)
 
@@ -116,7 +121,7 @@ def main(
                 protocol.stream(vlcl.load_stream("mini")),
                 protocol.clip(vlcl.load_clip("mini")),
                 seed=protocol.seed,
-                config=protocol.config,
+                config={} if method == "zero_shot" else BOLD | dict(protocol.config),
                 out=out / method / protocol.folder,
             )
             usual.setdefault(method, result)
