@@ -87,7 +87,7 @@ def test_order_can_be_set_and_reset(letters):
     sliders.order = [4, 3, 2, 1, 0]
     assert sliders.order == tuple("edcba")
     assert sliders.stream.names == tuple("edcba")
-    assert "<span" in "".join(getattr(part, "value", "") for part in sliders.children[5:])
+    assert "<span" in sliders.children[-3].value
     sliders.reset.click()
     assert positions(sliders)["a"] == 1
 

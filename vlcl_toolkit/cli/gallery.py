@@ -38,9 +38,7 @@ def write_comparison(
     method_comparison(scores, ax)
     pictures = {"comparison.png": to_png(figure)}
     for result in {result.method: result for result in reversed(results)}.values():
-        figure, ax = new_figure(width=9, height=5)
-        accuracy_matrix(result.accuracy, ax, held_out=result.held_out)
-        pictures[f"matrix_{result.method}.png"] = to_png(figure)
+        pictures[f"matrix_{result.method}.png"] = _matrix(result)
         figure, ax = new_figure(width=9, height=5)
         unseen_accuracy(result.accuracy, ax, held_out=result.held_out)
         pictures[f"unseen_{result.method}.png"] = to_png(figure)
@@ -111,10 +109,8 @@ def inside_figures(stream: TaskStream, clip: Clip) -> dict[str, bytes]:
     runs = compare(INSIDE_METHODS, stream, clip, configs=BOLD, jobs=None, probes=True)
     by_method = {run.method: run for run in runs}
     finetune, moe = by_method["finetune"], by_method["moe_adapters"]
-    figure, ax = new_figure(width=9, height=5)
-    accuracy_matrix(finetune.accuracy, ax, held_out=finetune.held_out)
     return {
-        "fine_tuning.png": to_png(figure),
+        "fine_tuning.png": _matrix(finetune),
         "drift.png": _drift(finetune),
         "towers.png": _towers(finetune),
         "attention.png": _attention([by_method["prefix_tuning"], by_method["diki"]]),
@@ -133,6 +129,12 @@ def pair_figure(results: list[RunResult]) -> bytes:
         plotting.pair_effects(analysis.pair_matrix(effects, when), ax)
         ax.set_title(f"domains {when}", pad=16)
     return plotting.to_png(figure)
+
+
+def _matrix(run: RunResult) -> bytes:
+    figure, ax = new_figure(width=9, height=5)
+    accuracy_matrix(run.accuracy, ax, held_out=run.held_out)
+    return to_png(figure)
 
 
 def _drift(run: RunResult) -> bytes:

@@ -184,15 +184,13 @@ class LiveScores:
 
     def __init__(self) -> None:
         self.begun, self.done = monotonic(), 0.0  # what ended, in runs of fine-tuning
-        self.begins = True
 
     def __call__(self, job: "Job", result: "RunResult", left: "Sequence[Job]") -> None:
         """See `experiments.jobs.OnResult`."""
         names = ("transfer", "average", "last")
-        if self.begins:
+        if not self.done:
             titles = "".join(f"{SCORE_TITLES[name]:>10}" for name in names)
             tqdm.write(f"{'method':<22}{'seed':>4}{titles}  order begins with")
-        self.begins = False
         self.done += _cost(job)
         cells = "".join(f"{percent(result.metrics.get(name)):>10}" for name in names)
         rest = f"{len(left)} to go" if left else "all done"

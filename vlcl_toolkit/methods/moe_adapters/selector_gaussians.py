@@ -1,7 +1,7 @@
 """An auto-selector of Gaussians. Not the paper's, whose selector has autoencoders (`selector.py`).
 
-On the features of a small CLIP an autoencoder cannot tell a task's images from reference images as well
-as a Gaussian can; what that costs is measured in docs/results.md. Everything else stays as it was:
+Another point between finding a task's images and sending strangers away; both are measured in
+docs/results.md. Everything else stays as it was:
 
 1. Features as in `selector.py`, of the frozen CLIP.
 2. Gaussian number 0 is of the reference images ("none of the tasks"), number j of the images of task
@@ -66,14 +66,10 @@ class GaussianSelector(AutoSelector):
         own = {_PREFIX + name: value for name, value in self.gaussians.state_dict().items()}
         return super().state_dict() | own
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `state_dict`."""
+    def load_models(self, state: dict[str, Tensor]) -> None:
+        """The Gaussians."""
         own = {n.removeprefix(_PREFIX): v for n, v in state.items() if n.startswith(_PREFIX)}
         self.gaussians.load_state_dict(own, self.clip.embed_dim, self.clip.device)
-        super().load_state_dict(state)
-
-    def load_models(self, state: dict[str, Tensor]) -> None:
-        """There is no autoencoder."""
 
 
 def _unseen_errors(features: Float[Tensor, "n dim"], generator: torch.Generator) -> Tensor:
